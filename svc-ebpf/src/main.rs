@@ -1,0 +1,2 @@
+//! The kernel programs.
+#![no_std]

@@ -1,0 +1,1 @@
+//! The lab: nodes and pods as network namespaces, and every test that crosses a crate.

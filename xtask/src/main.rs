@@ -1,0 +1,3 @@
+//! Everything a person types: `cargo xtask --help`.
+
+fn main() {}
