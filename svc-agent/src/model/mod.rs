@@ -6,6 +6,7 @@
 pub mod node;
 pub mod service;
 pub mod slice;
+pub mod text;
 pub mod world;
 
 use std::fmt;
