@@ -3,5 +3,6 @@
 //! The way of the data is the order of the modules, and nothing points back:
 //! `source` → [`model`] → [`plan`] → `apply` → `datapath`.
 
+pub mod cli;
 pub mod model;
 pub mod plan;

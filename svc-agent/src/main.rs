@@ -1,3 +1,9 @@
 //! The agent of one node: `svc-agent --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    svc_agent::cli::execute(svc_agent::cli::Cli::parse())
+}

@@ -1,0 +1,162 @@
+//! What a person types: the commands, their flags, and the way an error ends.
+//!
+//! A command reads and shows; only `run` and `cleanup` change anything. Everything that `run` and `explain` share
+//! stands in [`flags`].
+
+pub mod flags;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use flags::Flags;
+
+/// Kubernetes Services in the kernel, without iptables, nftables, ipvs or conntrack.
+#[derive(Debug, Parser)]
+#[command(name = "svc-agent", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve this node: watch Services and EndpointSlices and keep the datapath filled
+    Run(Box<RunArgs>),
+    /// Ask the real programs what happens to a packet, and why
+    Explain(Box<ExplainArgs>),
+    /// Summarise the datapath of this node: programs, tables, devices, counters
+    Status(ShowArgs),
+    /// List the Services and the addresses at which they answer
+    Services(Box<ServicesArgs>),
+    /// List the endpoints that are in use, with their connections
+    Backends(ShowArgs),
+    /// List the connections that are translated
+    Connections(ShowArgs),
+    /// Say what this kernel offers, what falls back to what, and what on this node stands in the way
+    Doctor(DoctorArgs),
+    /// Take the datapath away: programs, tables, pins and reserved ports
+    Cleanup(CleanupArgs),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Shared with `explain`.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Shared with `run`.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// File or directory of Kubernetes YAML or JSON instead of the tables of a running agent
+    #[arg(long, value_name = "PATH")]
+    pub manifests: Option<PathBuf>,
+    /// With --manifests: further addresses of the node
+    #[arg(long, value_name = "LIST", value_parser = flags::addresses, default_value = "")]
+    pub host_addresses: flags::Addresses,
+    /// Read questions as JSON lines, `-` for standard input, and answer each before reading the next
+    #[arg(long, value_name = "FILE")]
+    pub cases: Option<String>,
+    /// Form of the answers
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Source address and destination, `10.0.0.2 172.30.0.41:80/tcp`
+    #[arg(value_name = "FROM TO", num_args = 2, required_unless_present = "cases", conflicts_with = "cases")]
+    pub packet: Vec<String>,
+}
+
+/// Arguments of `services`.
+#[derive(Debug, Args)]
+pub struct ServicesArgs {
+    /// Shared with `run`.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// File or directory of Kubernetes YAML or JSON instead of the tables of a running agent
+    #[arg(long, value_name = "PATH")]
+    pub manifests: Option<PathBuf>,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Arguments of the commands that read the pinned tables, whether an agent runs or not.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Where maps and links are pinned
+    #[arg(long, value_name = "DIR", default_value = flags::DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Shared with `run`.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Where maps and links are pinned
+    #[arg(long, value_name = "DIR", default_value = flags::DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+}
+
+/// Form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Runs a command. An error is one line on standard error and exit status 2.
+pub fn execute(cli: Cli) -> ExitCode {
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("svc-agent: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    anyhow::bail!("this command is not built in yet: {command:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn explain_takes_every_flag_of_run() {
+        let flags = |name| {
+            let cli = Cli::command();
+            let command = cli.find_subcommand(name).expect("a command");
+            command.get_arguments().map(|arg| arg.get_id().to_string()).collect::<Vec<_>>()
+        };
+        let explain = flags("explain");
+        assert!(flags("run").iter().all(|flag| explain.contains(flag)));
+    }
+}
