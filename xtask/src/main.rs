@@ -1,3 +1,45 @@
 //! Everything a person types: `cargo xtask --help`.
+//!
+//! One module per subcommand; `run` and `tools` are what they share. This crate imports none of the project's other
+//! crates, so that it builds in seconds on a machine that cannot build them yet.
 
-fn main() {}
+mod build_ebpf;
+mod run;
+mod setup;
+mod toolchain;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a person types in this project.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what this machine lacks to build and to test; says what it does before it does it
+    Setup(setup::Args),
+    /// Build the kernel object, target/bpf/svc-ebpf
+    BuildEbpf(build_ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::BuildEbpf(args) => build_ebpf::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // One line, also where RUST_BACKTRACE is set: it is the reader's machine that failed, seldom this program.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! `cargo xtask setup`: installs what is missing, and only that.
+//!
+//! Every other command asks here for what it needs, so that `setup` is a convenience and never a precondition.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::run::{cargo, command, find, is_root, run as run_command};
+use crate::toolchain::{self, BPF_LINKER, LLVM, Toolchain};
+use crate::tools;
+
+/// Debian's compiler with its sources, and the LLVM that bpf-linker links with.
+const KERNEL_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// `setup`
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: &Args) -> Result<()> {
+    programs(tools::BUILD)?;
+    let kernel = kernel_toolchain()?;
+    programs(tools::RUN_TIME)?;
+    println!("kernel object: {}, {}", kernel.toolchain.name(), kernel.linker.display());
+    println!("everything is there: cargo xtask demo | test | bench");
+    Ok(())
+}
+
+/// What builds the kernel object.
+pub(crate) struct Kernel {
+    pub(crate) toolchain: Toolchain,
+    pub(crate) linker: PathBuf,
+}
+
+/// The compiler and the linker for the kernel object; installs what is missing of them.
+pub(crate) fn kernel_toolchain() -> Result<Kernel> {
+    let toolchain = match Toolchain::find() {
+        Some(toolchain) => toolchain,
+        None => {
+            apt("a compiler with its sources, for the kernel object", &KERNEL_PACKAGES)?;
+            Toolchain::find().with_context(|| {
+                format!(
+                    "Debian's rustc is installed, but it lacks its sources or is built on an LLVM newer than {LLVM}"
+                )
+            })?
+        }
+    };
+    let linker = match toolchain::bpf_linker() {
+        Some(linker) => linker,
+        None => install_bpf_linker()?,
+    };
+    Ok(Kernel { toolchain, linker })
+}
+
+fn install_bpf_linker() -> Result<PathBuf> {
+    let prefix = format!("/usr/lib/llvm-{LLVM}");
+    if !Path::new(&prefix).join("bin/llvm-config").exists() {
+        apt("the LLVM that bpf-linker links with", &[&format!("llvm-{LLVM}-dev"), "g++", "zlib1g-dev", "libzstd-dev"])?;
+    }
+    let feature = format!("llvm-{LLVM}");
+    let mut install = cargo(&["install", "bpf-linker", "--version", BPF_LINKER, "--no-default-features"]);
+    // A newer one may be there for another project; ours is the one that the object was tested with.
+    install.args(["--features", &feature, "--force"]).env("LLVM_PREFIX", &prefix);
+    println!("setup: bpf-linker {BPF_LINKER} is missing; cargo builds and installs it (a few minutes)");
+    run_command(&mut install)?;
+    toolchain::bpf_linker().context("bpf-linker is installed but not found: put cargo's bin folder into PATH")
+}
+
+/// Installs the packages of those programs that are not there.
+pub(crate) fn programs(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|(program, _)| find(program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+    let packages: BTreeSet<&str> = missing.iter().map(|(_, package)| *package).collect();
+    apt(&names.join(", "), &packages.into_iter().collect::<Vec<_>>())
+}
+
+/// Says what it is going to do, then has apt-get do it. On other machines: one line with what to type.
+fn apt(what: &str, packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if find("apt-get").is_none() {
+        bail!("{what} is missing, and there is no apt-get here. {}", by_hand(what));
+    }
+    let sudo = match (is_root(), find("sudo")) {
+        (true, _) => None,
+        (false, Some(sudo)) => Some(sudo),
+        (false, None) => bail!("{what} is missing; as root: apt-get update && apt-get install {list}"),
+    };
+    println!("setup: {what} is missing; apt-get installs {list}");
+    let _quiet = NoAutostart::new(is_root());
+    let apt_get = |args: &[&str]| match &sudo {
+        Some(sudo) => command(sudo, &[&["apt-get"], args].concat()),
+        None => command("apt-get", args),
+    };
+    // The lists of a new image are empty or old, and an old rustc-web is not the one we need. When an update fails,
+    // the installation says what is not to be had.
+    let _ = run_command(&mut apt_get(&["update", "--quiet=2"]));
+    let install = [&["install", "--yes", "--no-install-recommends", "--quiet=2"], packages].concat();
+    run_command(apt_get(&install).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// What a person types on a machine without apt-get.
+fn by_hand(what: &str) -> String {
+    if what.contains("kernel object") || what.contains("bpf-linker") {
+        format!(
+            "Type: rustup toolchain install nightly --component rust-src && \
+             cargo install bpf-linker --version {BPF_LINKER} --no-default-features --features llvm-{LLVM} \
+             (with the development files of LLVM {LLVM} and LLVM_PREFIX set to their folder)"
+        )
+    } else {
+        format!("Install with your package manager: {what}")
+    }
+}
+
+/// Keeps Debian's packages from starting the servers that they bring (nginx) while one of these lives.
+struct NoAutostart(Option<&'static Path>);
+
+impl NoAutostart {
+    fn new(possible: bool) -> Self {
+        let policy = Path::new("/usr/sbin/policy-rc.d");
+        if !possible || policy.exists() || fs::write(policy, "#!/bin/sh\nexit 101\n").is_err() {
+            return Self(None);
+        }
+        use std::os::unix::fs::PermissionsExt as _;
+        // Without the x bit the file is ignored: the server then starts, which is a nuisance and no error.
+        let _ = fs::set_permissions(policy, fs::Permissions::from_mode(0o755));
+        Self(Some(policy))
+    }
+}
+
+impl Drop for NoAutostart {
+    fn drop(&mut self) {
+        if let Some(policy) = self.0 {
+            let _ = fs::remove_file(policy);
+        }
+    }
+}
