@@ -1,1 +1,3 @@
 //! The lab: nodes and pods as network namespaces, and every test that crosses a crate.
+
+pub mod bench;
