@@ -43,8 +43,8 @@ entry! {
     Backend<V6> = 20: V6, Port, u16;
     FlowKey<V4> = 16: V4, V4, Port, Port, u8, [u8; 3];
     FlowKey<V6> = 40: V6, V6, Port, Port, u8, [u8; 3];
-    Flow<V4> = 32: V4, V4, Port, Port, u32, u32, u32, u32, u8, u8, u16;
-    Flow<V6> = 56: V6, V6, Port, Port, u32, u32, u32, u32, u8, u8, u16;
+    Flow<V4> = 36: V4, V4, Port, Port, u32, u32, u32, u32, u8, u8, u16, Port, u16;
+    Flow<V6> = 60: V6, V6, Port, Port, u32, u32, u32, u32, u8, u8, u16, Port, u16;
     AffinityKey<V4> = 8: u32, V4;
     AffinityKey<V6> = 20: u32, V6;
     Affinity = 8: u32, u32;
@@ -230,8 +230,8 @@ pub struct FlowKey<A> {
 pub struct Flow<A> {
     /// Meaning by role: the backend (client view), the service address (middle view), the client (backend view).
     pub first: A,
-    /// Meaning by role: the node's address (client view, only if XDP made the flow), the node's address (middle view,
-    /// only with source translation), the service address (backend view).
+    /// Meaning by role: the node's address (client view and middle view, once the source is translated), the service
+    /// address (backend view).
     pub second: A,
     /// Port that belongs to `first`.
     pub first_port: Port,
@@ -251,6 +251,11 @@ pub struct Flow<A> {
     pub state: u8,
     /// `flow::*` flag bits.
     pub flags: u16,
+    /// [`Port::NONE`], unless the client's port had to be changed because its tuple with the backend was taken. Then
+    /// the client's port between the boundaries (client view), or its own port (middle and backend view).
+    pub client_port: Port,
+    /// Always 0.
+    pub zero: u16,
 }
 
 /// Roles, state bits and flags of a [`Flow`].
@@ -277,6 +282,10 @@ pub mod flow {
     pub const SNAT: u16 = 1 << 0;
     /// The client is a process of this node: its replies are translated at ingress, not at egress.
     pub const HOST_CLIENT: u16 = 1 << 1;
+    /// The initiating end (client, or node in the backend view) is the lower end of the key.
+    pub const LOW: u16 = 1 << 2;
+    /// Made at XDP for a remote backend: XDP rewrites both ends at once and turns the packet around.
+    pub const TURNED: u16 = 1 << 3;
 }
 
 /// Key of the affinity map.
@@ -437,7 +446,7 @@ impl ServiceRecord {
     pub const NAME: usize = 168;
 }
 
-/// Counters of one service id and of one backend id, one per CPU.
+/// Counters of one service id, one per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes)]
 #[repr(C)]
 pub struct Stats {
@@ -629,13 +638,20 @@ maps! {
     SOCKETS_V6: LruHash<SocketKey<V6>, SocketFlow<V6>>(65_536), Programs;
     /// Counters by service id.
     SERVICE_STATS: PerCpuArray<u32, Stats>(32_768), Programs;
-    /// New and active connections by backend id, both families: IPv6 ids are offset by the size of the IPv4 table.
-    BACKEND_STATS: PerCpuArray<u32, BackendStats>(262_144), Programs;
+    /// New and retired connections by backend, both families: see [`backend_stats_index`].
+    BACKEND_STATS: Array<u32, BackendStats>(262_144), Programs;
     /// Packets by [`crate::verdict::Reason`].
     REASONS: PerCpuArray<u32, u64>(128), Programs;
 }
 
-/// Counters of one backend id, one per CPU. Their sums over the CPUs count; a single one may wrap below zero.
+/// Index of a backend in the map of backend counters: ids of the two families take turns.
+#[inline(always)]
+pub const fn backend_stats_index<A: Address>(id: u32) -> u32 {
+    id * 2 + (A::VERSION == 6) as u32
+}
+
+/// Counters of one backend id, shared by all CPUs and changed by atomic additions: once a connection, not once a
+/// packet, so that least-connections sees true numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes)]
 #[repr(C)]
 pub struct BackendStats {

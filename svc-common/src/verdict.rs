@@ -77,6 +77,7 @@ reasons! {
     SocketTranslated = 25, Forward, "socket_translated", "Destination of a socket call replaced by an endpoint.";
     SocketPassed = 26, Pass, "socket_passed", "A socket call to an address that is no Service's.";
     SocketRefused = 27, Reject, "socket_refused", "A socket call to a Service without usable endpoint.";
+    Transit = 28, Pass, "transit", "Part of a Service connection; nothing to rewrite at this hook.";
 }
 
 #[cfg(test)]
