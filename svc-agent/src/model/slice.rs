@@ -17,7 +17,7 @@ pub struct SlicePort {
 }
 
 /// `hints` of an endpoint (KEP-2433, KEP-3015).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hints {
     /// `forZones[].name`.
     pub zones: Vec<Arc<str>>,

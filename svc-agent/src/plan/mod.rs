@@ -3,11 +3,25 @@
 //! The unit is one Service: [`Planned`] is everything the datapath needs to know about it, by port and family, with
 //! addresses instead of ids. The applier gives ids to it and finds the difference to what the kernel has.
 
+pub mod clash;
+mod endpoints;
+pub mod node;
+pub mod options;
+pub mod scheduler;
+mod service;
+pub mod settings;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use svc_common::tables::{Algorithm, Rule};
+
+pub use clash::{Claim, ClashIndex, OwnerChange};
+pub use node::NodeView;
+pub use options::{Detector, NodePortAddresses, Options};
+pub use service::service;
+pub use settings::{Settings, settings};
 
 use crate::model::{Family, ObjectKey, Protocol};
 
@@ -37,6 +51,18 @@ pub enum FrontendKind {
     LoadBalancer,
     /// `spec.externalIPs`.
     ExternalIp,
+}
+
+impl FrontendKind {
+    /// A node port, on whichever address. Every other frontend goes before it.
+    pub fn is_node_port(self) -> bool {
+        matches!(self, Self::NodePort | Self::LocalhostNodePort)
+    }
+
+    /// `externalTrafficPolicy` decides, not `internalTrafficPolicy`.
+    pub fn is_external(self) -> bool {
+        self != Self::ClusterIp
+    }
 }
 
 /// One address and port at which a service port answers.
@@ -70,7 +96,7 @@ pub struct PlannedPort {
     pub id: PortId,
     /// Where it answers.
     pub frontends: Vec<PlannedFrontend>,
-    /// The Cluster set, sorted by address.
+    /// The Cluster set, sorted by address; empty also if no rule asks for it.
     pub cluster: Vec<PlannedEndpoint>,
     /// The Local set, sorted by address; empty also if no rule asks for it.
     pub local: Vec<PlannedEndpoint>,
@@ -97,7 +123,7 @@ pub struct Planned {
     pub foreign: Vec<IpAddr>,
     /// The health-check listener, if the Service has one.
     pub health_check: Option<HealthCheck>,
-    /// What is wrong or ignored, one line each, for the log and for events on the object.
+    /// What is wrong or ignored, one line each and without the name of the Service, for the log and for events on it.
     pub remarks: Vec<String>,
 }
 
