@@ -1,0 +1,270 @@
+//! The same history put to `svc-agent explain` and to the model, and the shrinking of a difference.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+
+use super::generate::{History, Step, history};
+use super::object::{Cluster, NODE};
+use super::rules::{Detector, Facts, Flags, Via};
+use super::session::{Answer, Question, Session};
+use super::shrink;
+
+/// A history on which the programs and the specification differ.
+#[derive(Debug)]
+pub struct Difference {
+    /// Seed of the whole history.
+    pub seed: u64,
+    /// The history, made as small as could be.
+    pub history: History,
+    /// What differs, with the question and the answer.
+    pub what: String,
+}
+
+/// Runs histories through the agent's binary.
+#[derive(Debug)]
+pub struct Differential {
+    agent: PathBuf,
+    folder: PathBuf,
+}
+
+/// How much one history asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// Questions.
+    pub questions: u64,
+    /// Packets: the trials of all questions.
+    pub packets: u64,
+}
+
+impl Differential {
+    /// With the agent's binary and a folder of its own for manifests.
+    pub fn new(agent: &Path) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("svc-differential-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self { agent: agent.to_owned(), folder })
+    }
+
+    /// Runs the history of a seed; a difference comes back shrunk.
+    pub fn run(&self, seed: u64) -> Result<std::result::Result<Asked, Box<Difference>>> {
+        let whole = history(seed);
+        match self.play(&whole)? {
+            Ok(asked) => Ok(Ok(asked)),
+            Err(first) => {
+                let mut what = first;
+                let history = shrink::shrink(whole, |candidate| match self.play(candidate) {
+                    Ok(Err(found)) => {
+                        what = found;
+                        true
+                    }
+                    // An agent that cannot start on a candidate does not show this difference.
+                    Ok(Ok(_)) | Err(_) => false,
+                });
+                Ok(Err(Box::new(Difference { seed, history, what })))
+            }
+        }
+    }
+
+    /// Plays one history: `Err` in the inner result is the first difference.
+    pub fn play(&self, history: &History) -> Result<std::result::Result<Asked, String>> {
+        let mut explain = Explain::start(&self.agent, &self.write(&history.start)?, &history.flags)?;
+        let mut cluster = &history.start;
+        let mut session = Session::default();
+        let mut asked = Asked::default();
+        for (number, step) in history.steps.iter().enumerate() {
+            let lives_on = matches!(step, Step::Change(_, true) | Step::Ask(_, true));
+            if !lives_on {
+                session = Session::default();
+            }
+            match step {
+                Step::Change(objects, _) => {
+                    cluster = objects;
+                    let mut line = json!({"id": number.to_string(), "manifests": self.write(objects)?});
+                    if lives_on {
+                        line["session"] = json!("s");
+                    }
+                    let answer = explain.ask(&line)?;
+                    if answer["outcome"] != "applied" {
+                        return Ok(Err(format!("change of objects answered by {answer}")));
+                    }
+                    session.changed(&Facts { cluster, flags: &history.flags });
+                }
+                Step::Ask(question, _) => {
+                    let line = write_question(question, number, lives_on);
+                    let value = explain.ask(&line)?;
+                    asked.questions += 1;
+                    asked.packets += u64::from(question.trials);
+                    let checked = read_answer(&value)
+                        .and_then(|answer| session.check(&Facts { cluster, flags: &history.flags }, question, &answer));
+                    if let Err(what) = checked {
+                        return Ok(Err(format!("{what}\n  question {line}\n  answer   {value}")));
+                    }
+                }
+            }
+        }
+        Ok(Ok(asked))
+    }
+
+    /// Two files in turn: the agent may still read the last one.
+    fn write(&self, cluster: &Cluster) -> Result<PathBuf> {
+        let text = serde_json::to_string_pretty(&cluster.manifest())?;
+        let path = self.folder.join("objects.json");
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Differential {
+    fn drop(&mut self) {
+        // What is left behind in the temporary folder harms nobody.
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// A dialogue with `svc-agent explain --cases -`.
+struct Explain {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Explain {
+    fn start(agent: &Path, manifests: &Path, flags: &Flags) -> Result<Self> {
+        let mut child = Command::new(agent)
+            .args(["explain", "--cases", "-", "-o", "json", "--node", NODE, "--service-cidr", "none", "--manifests"])
+            .arg(manifests)
+            .args(arguments(flags))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", agent.display()))?;
+        let input = child.stdin.take().context("no pipe to explain")?;
+        let output = BufReader::new(child.stdout.take().context("no pipe from explain")?);
+        Ok(Self { child, input, output })
+    }
+
+    fn ask(&mut self, line: &Value) -> Result<Value> {
+        writeln!(self.input, "{line}").with_context(|| format!("explain ended before {line}"))?;
+        self.input.flush()?;
+        let mut answer = String::new();
+        if self.output.read_line(&mut answer)? == 0 {
+            bail!("explain ended without an answer to {line}");
+        }
+        serde_json::from_str(&answer).with_context(|| format!("answer to {line} is no JSON: {answer}"))
+    }
+}
+
+impl Drop for Explain {
+    fn drop(&mut self) {
+        // Only our own child, which may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Flags as a person would type them.
+pub fn arguments(flags: &Flags) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+    let list = |items: &[String]| items.join(",");
+    if !flags.cluster_cidr.is_empty() {
+        flag("cluster-cidr", list(&flags.cluster_cidr));
+    }
+    match &flags.detector {
+        Detector::ClusterCidr => {}
+        Detector::NodeCidr => flag("detect-local-mode", "NodeCIDR".into()),
+        Detector::Bridge(name) => {
+            flag("detect-local-mode", "BridgeInterface".into());
+            flag("pod-bridge-interface", name.clone());
+        }
+        Detector::Prefix(prefix) => {
+            flag("detect-local-mode", "InterfaceNamePrefix".into());
+            flag("pod-interface-name-prefix", prefix.clone());
+        }
+    }
+    if let Some(addresses) = &flags.node_port_addresses {
+        flag("nodeport-addresses", list(addresses));
+    }
+    if !flags.allow_external_ips.is_empty() {
+        flag("allow-external-ips", list(&flags.allow_external_ips));
+    }
+    if !flags.host_addresses.is_empty() {
+        flag("host-addresses", flags.host_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+    }
+    if flags.masquerade_all {
+        arguments.push("--masquerade-all".into());
+    }
+    arguments
+}
+
+fn write_question(question: &Question, number: usize, session: bool) -> Value {
+    let packet = &question.packet;
+    let mut line = Map::new();
+    line.insert("id".into(), json!(number.to_string()));
+    let via = match packet.via {
+        Via::Pod => "pod",
+        Via::Host => "host",
+        Via::Uplink => "uplink",
+    };
+    line.insert("via".into(), json!(via));
+    if let Some(device) = &packet.device {
+        line.insert("device".into(), json!(device));
+    }
+    line.insert("from".into(), json!(packet.from));
+    if let Some(port) = question.source_port {
+        line.insert("source_port".into(), json!(port));
+    }
+    line.insert("to".into(), json!(packet.to));
+    line.insert("protocol".into(), json!(packet.protocol.name()));
+    line.insert("trials".into(), json!(question.trials));
+    if session {
+        line.insert("session".into(), json!("s"));
+    }
+    line.into()
+}
+
+fn read_answer(value: &Value) -> std::result::Result<Answer, String> {
+    if value["reason"].as_str().is_none_or(str::is_empty) {
+        return Err("an answer without a reason".into());
+    }
+    let text = |name: &str| value[name].as_str().map(str::to_owned).ok_or(format!("an answer without {name}"));
+    Ok(Answer {
+        outcome: text("outcome")?,
+        backends: counts(&value["backends"])?,
+        sources: counts(&value["sources"])?,
+        snat: text("snat")?,
+    })
+}
+
+fn counts<K: std::str::FromStr + Ord>(
+    value: &Value,
+) -> std::result::Result<std::collections::BTreeMap<K, u32>, String> {
+    let entries = value.as_object().ok_or("counts that are no object")?;
+    let read = |(key, count): (&String, &Value)| {
+        let count = count.as_u64().and_then(|count| u32::try_from(count).ok());
+        key.parse().ok().zip(count).ok_or(format!("{key} is no address with a number"))
+    };
+    entries.iter().map(read).collect()
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.what)?;
+        writeln!(f, "flags: {}", arguments(&self.history.flags).join(" "))?;
+        writeln!(f, "objects: {}", self.history.start.manifest())?;
+        for (number, step) in self.history.steps.iter().enumerate() {
+            match step {
+                Step::Change(cluster, session) => {
+                    writeln!(f, "{number} change (session {session}): {}", cluster.manifest())?;
+                }
+                Step::Ask(question, session) => writeln!(f, "{}", write_question(question, number, *session))?,
+            }
+        }
+        Ok(())
+    }
+}
