@@ -26,7 +26,10 @@ pub(crate) fn run(_args: &Args) -> Result<()> {
 
 /// Builds the object if its sources have changed; its path.
 pub(crate) fn build() -> Result<PathBuf> {
-    run_command(&mut cargo("build")?)?;
+    let kernel = setup::kernel_toolchain()?;
+    let mut cargo = kernel.toolchain.cargo(&["build"]);
+    cargo.args(WHAT);
+    run_command(&mut with_flags(cargo, &kernel)?)?;
     let built = root().join("target/ebpf").join(TARGET).join("ebpf/svc-ebpf");
     let object = root().join(OBJECT);
     publish(&built, &object)?;
@@ -35,9 +38,27 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(object)
 }
 
-/// A cargo subcommand (`build`, `clippy`) on svc-ebpf, for its own target.
-pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
+/// Clippy on svc-ebpf, for its own target.
+pub(crate) fn clippy() -> Result<Command> {
     let kernel = setup::kernel_toolchain()?;
+    let clippy = setup::kernel_clippy(&kernel.toolchain, &WHAT)?;
+    with_flags(clippy, &kernel)
+}
+
+/// What is built, and where.
+const WHAT: [&str; 8] = [
+    "--package=svc-ebpf",
+    "--profile=ebpf",
+    "--target",
+    TARGET,
+    "-Zbuild-std=core",
+    "--target-dir",
+    "target/ebpf",
+    "--quiet",
+];
+
+/// What every build for the kernel has in common.
+fn with_flags(mut cargo: Command, kernel: &setup::Kernel) -> Result<Command> {
     let arch = match std::env::consts::ARCH {
         arch @ ("x86_64" | "aarch64") => arch,
         other => bail!("no kernel object for {other}: known are x86_64 and aarch64"),
@@ -54,9 +75,7 @@ pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
         "-Cdebuginfo=2",
         "-Cpanic=abort",
     ];
-    let mut cargo = kernel.toolchain.cargo(&[subcommand, "--package", "svc-ebpf", "--profile", "ebpf"]);
     cargo
-        .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir", "target/ebpf"])
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &kernel.linker);
     Ok(cargo)

@@ -4,6 +4,7 @@
 //! crates, so that it builds in seconds on a machine that cannot build them yet.
 
 mod build_ebpf;
+mod lint;
 mod run;
 mod setup;
 mod toolchain;
@@ -27,12 +28,15 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel object, target/bpf/svc-ebpf
     BuildEbpf(build_ebpf::Args),
+    /// Everything that can be judged without running the programs
+    Lint(lint::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::Lint(args) => lint::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,15 +5,19 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{cargo, command, find, is_root, run as run_command};
+use crate::run::{cargo, command, find, is_root, output, run as run_command};
 use crate::toolchain::{self, BPF_LINKER, LLVM, Toolchain};
 use crate::tools;
 
-/// Debian's compiler with its sources, and the LLVM that bpf-linker links with.
+/// Debian's compiler with its sources.
 const KERNEL_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// The version of cargo-deny to install; another one that is there will do.
+const CARGO_DENY: &str = "0.20.2";
 
 /// `setup`
 #[derive(clap::Args)]
@@ -66,6 +70,38 @@ fn install_bpf_linker() -> Result<PathBuf> {
     println!("setup: bpf-linker {BPF_LINKER} is missing; cargo builds and installs it (a few minutes)");
     run_command(&mut install)?;
     toolchain::bpf_linker().context("bpf-linker is installed but not found: put cargo's bin folder into PATH")
+}
+
+/// Clippy for the kernel programs, of the same toolchain; installs it when it is missing.
+pub(crate) fn kernel_clippy(toolchain: &Toolchain, args: &[&str]) -> Result<Command> {
+    if let Some(clippy) = toolchain.clippy(args) {
+        return Ok(clippy);
+    }
+    if !toolchain.bootstrapped() {
+        bail!("the nightly has no clippy; type: rustup component add clippy --toolchain nightly");
+    }
+    apt("clippy for the kernel programs", &["rust-web-clippy"])?;
+    toolchain.clippy(args).context("rust-web-clippy is installed, but not beside its cargo")
+}
+
+/// A component of the toolchain that compiles for user space.
+pub(crate) fn rustup_component(component: &str, program: &str) -> Result<()> {
+    if output(&mut cargo(&[program.trim_start_matches("cargo-"), "--version"])).is_ok() {
+        return Ok(());
+    }
+    let Some(rustup) = find("rustup") else { bail!("{program} is missing, and there is no rustup to install it with") };
+    println!("setup: {program} is missing; rustup installs it");
+    run_command(&mut command(rustup, &["component", "add", component]))
+}
+
+/// cargo-deny; installs it when it is missing.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    if let Some(path) = find("cargo-deny") {
+        return Ok(path);
+    }
+    println!("setup: cargo-deny is missing; cargo builds and installs it (a few minutes)");
+    run_command(&mut cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked"]))?;
+    find("cargo-deny").context("cargo-deny is installed but not found: put cargo's bin folder into PATH")
 }
 
 /// Installs the packages of those programs that are not there.

@@ -52,7 +52,27 @@ impl Toolchain {
 
     /// A run of this toolchain's cargo.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
-        let mut cargo = self.clean(&self.cargo);
+        self.run(&self.cargo, args)
+    }
+
+    /// A run of this toolchain's clippy; its program lies beside cargo, if it is installed.
+    pub(crate) fn clippy(&self, args: &[&str]) -> Option<Command> {
+        let path = self.cargo.with_file_name("cargo-clippy");
+        path.is_file().then(|| {
+            // Called by its path and not through `cargo clippy`, which would take rustup's from cargo's bin folder.
+            let mut clippy = self.run(&path, &[&["clippy"], args].concat());
+            clippy.env("CARGO", &self.cargo);
+            clippy
+        })
+    }
+
+    /// Is it the distribution's?
+    pub(crate) fn bootstrapped(&self) -> bool {
+        self.bootstrap
+    }
+
+    fn run(&self, program: &Path, args: &[&str]) -> Command {
+        let mut cargo = self.clean(program);
         cargo.args(args).env("RUSTC", &self.rustc);
         if self.bootstrap {
             cargo.env("RUSTC_BOOTSTRAP", "1");

@@ -1,0 +1,128 @@
+//! House rules of single files, and of the documents that speak about them.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+use super::source::{self, Source, has_word};
+use crate::run::root;
+
+/// A file that is longer has two concerns.
+const MOST_LINES: usize = 500;
+
+/// The only places for unsafe code: the packet accessor, map and helper bindings of the kernel programs, the module
+/// that knows bpf(2), and the lab, which enters network namespaces.
+const UNSAFE: &[&str] = &["svc-agent/src/datapath/", "svc-ebpf/src/", "tests/"];
+
+/// Words that promise work instead of doing it. Spelled in halves, so that this file passes its own rule.
+const UNFINISHED: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+
+pub(super) fn check() -> Result<Vec<String>> {
+    let files = source::all()?;
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).context("cannot read ARCHITECTURE.md")?;
+    let mut problems: Vec<String> = files.iter().flat_map(file).collect();
+    problems.extend(unnamed(&files, &architecture));
+    Ok(problems)
+}
+
+/// The rules that look at one file alone.
+fn file(source: &Source) -> Vec<String> {
+    let mut problems = Vec::new();
+    let lines = source.text.lines().count();
+    if lines > MOST_LINES {
+        problems.push(format!("{}: {lines} lines, at most {MOST_LINES}: split it by concern", source.path));
+    }
+    if !source.text.starts_with("//!") && !source.path.contains("/build.rs") {
+        problems.push(format!("{}:1: no module comment that says what this file owns", source.path));
+    }
+    for (number, line) in source.text.lines().enumerate() {
+        if let Some(word) = UNFINISHED.iter().find(|word| has_word(line, word)) {
+            problems.push(format!("{}:{}: {word}: finish it or leave it out", source.path, number + 1));
+        }
+    }
+    for (number, line) in source.code_lines() {
+        let mut found = |what: &str| problems.push(format!("{}:{number}: {what}", source.path));
+        if has_word(line, "unsafe") && !UNSAFE.iter().any(|place| source.path.starts_with(place)) {
+            found("unsafe code outside its places (ARCHITECTURE.md, invariants)");
+        }
+        if source.path.starts_with("svc-ebpf/") && relaxed_fetch(line) {
+            // LLVM 22 gives back the addend instead of the old value.
+            found("a relaxed fetch whose result is used is miscompiled: SeqCst, or `let _ =` in front");
+        }
+        if has_word(line, "allow") && line.trim_start().starts_with(['#']) && line.contains("[allow(") {
+            found("#[expect(.., reason = \"..\")] instead of allow, so that it disappears with its cause");
+        }
+    }
+    problems
+}
+
+/// An atomic read-modify-write with relaxed order whose line does not throw the result away.
+fn relaxed_fetch(line: &str) -> bool {
+    let fetch = ["atomic_x", "atomic_and", "atomic_or", "atomic_nand", "fetch_"].iter().any(|name| line.contains(name));
+    fetch && has_word(line, "Relaxed") && !line.trim_start().starts_with("let _ =")
+}
+
+/// Top-level modules that ARCHITECTURE.md does not speak about.
+fn unnamed(files: &[Source], architecture: &str) -> Vec<String> {
+    let mut modules = BTreeSet::new();
+    for file in files {
+        let Some((member, inside)) = file.path.split_once("/src/") else { continue };
+        if member == "xtask" {
+            continue;
+        }
+        let module = inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs");
+        if !["lib", "main", "bin"].contains(&module) {
+            modules.insert((member, module));
+        }
+    }
+    modules
+        .into_iter()
+        .filter(|(_, module)| !has_word(architecture, module))
+        .map(|(member, module)| format!("ARCHITECTURE.md: {member}'s module `{module}` is not named"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Source, file, unnamed};
+
+    fn problems(path: &str, text: &str) -> usize {
+        file(&Source::new(path, format!("//! Doc.\n{text}"))).len()
+    }
+
+    #[test]
+    fn long_and_unexplained_files_are_found() {
+        assert_eq!(problems("svc-common/src/a.rs", &"\n".repeat(499)), 0);
+        assert_eq!(problems("svc-common/src/a.rs", &"\n".repeat(500)), 1);
+        assert_eq!(file(&Source::new("svc-common/src/a.rs", "fn f() {}\n")).len(), 1);
+        assert_eq!(problems("svc-common/src/a.rs", concat!("// TO", "DO: later")), 1);
+    }
+
+    #[test]
+    fn unsafe_code_has_its_places() {
+        assert_eq!(problems("svc-common/src/a.rs", "// SAFETY: no.\nunsafe { f() }"), 1);
+        assert_eq!(problems("svc-agent/src/datapath/a.rs", "// SAFETY: yes.\nunsafe { f() }"), 0);
+        assert_eq!(problems("svc-common/src/a.rs", "#![forbid(unsafe_code)] // unsafe"), 0);
+    }
+
+    #[test]
+    fn relaxed_fetches_throw_their_result_away() {
+        assert_eq!(problems("svc-ebpf/src/a.rs", "let x = atomic_xadd::<_, _, { Relaxed }>(p, 1);"), 1);
+        assert_eq!(problems("svc-ebpf/src/a.rs", "let _ = atomic_xadd::<_, _, { Relaxed }>(p, 1);"), 0);
+        assert_eq!(problems("svc-ebpf/src/a.rs", "let x = atomic_xadd::<_, _, { SeqCst }>(p, 1);"), 0);
+    }
+
+    #[test]
+    fn exceptions_expect() {
+        assert_eq!(problems("svc-common/src/a.rs", "#[allow(dead_code)]"), 1);
+        assert_eq!(problems("svc-common/src/a.rs", "#[expect(dead_code, reason = \"x\")]"), 0);
+    }
+
+    #[test]
+    fn modules_are_named_in_the_document() {
+        let files = [Source::new("svc-agent/src/plan/mod.rs", ""), Source::new("svc-agent/src/lib.rs", "")];
+        assert_eq!(unnamed(&files, "the `plan` says"), Vec::<String>::new());
+        assert_eq!(unnamed(&files, "the planner says").len(), 1);
+    }
+}
