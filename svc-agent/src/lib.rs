@@ -4,6 +4,7 @@
 //! `source` → [`model`] → [`plan`] → `apply` → `datapath`.
 
 pub mod cli;
+pub mod datapath;
 pub mod model;
 pub mod plan;
 pub mod source;

@@ -625,17 +625,17 @@ maps! {
     /// Flows, IPv6.
     FLOWS_V6: LruHash<FlowKey<V6>, Flow<V6>>(500_000), Programs;
     /// Affinity records, IPv4.
-    AFFINITY_V4: LruHash<AffinityKey<V4>, Affinity>(65_536), Programs;
+    AFFINITY_V4: LruHash<AffinityKey<V4>, Affinity>(32_768), Programs;
     /// Affinity records, IPv6.
-    AFFINITY_V6: LruHash<AffinityKey<V6>, Affinity>(65_536), Programs;
+    AFFINITY_V6: LruHash<AffinityKey<V6>, Affinity>(32_768), Programs;
     /// Ports of fragmented datagrams, IPv4.
-    FRAGMENTS_V4: LruHash<FragmentKey<V4>, Fragment>(8_192), Programs;
+    FRAGMENTS_V4: LruHash<FragmentKey<V4>, Fragment>(4_096), Programs;
     /// Ports of fragmented datagrams, IPv6.
-    FRAGMENTS_V6: LruHash<FragmentKey<V6>, Fragment>(8_192), Programs;
+    FRAGMENTS_V6: LruHash<FragmentKey<V6>, Fragment>(4_096), Programs;
     /// Translated sockets, IPv4.
-    SOCKETS_V4: LruHash<SocketKey<V4>, SocketFlow<V4>>(65_536), Programs;
+    SOCKETS_V4: LruHash<SocketKey<V4>, SocketFlow<V4>>(32_768), Programs;
     /// Translated sockets, IPv6.
-    SOCKETS_V6: LruHash<SocketKey<V6>, SocketFlow<V6>>(65_536), Programs;
+    SOCKETS_V6: LruHash<SocketKey<V6>, SocketFlow<V6>>(32_768), Programs;
     /// Counters by service id.
     SERVICE_STATS: PerCpuArray<u32, Stats>(32_768), Programs;
     /// New and retired connections by backend, both families: see [`backend_stats_index`].

@@ -4,21 +4,20 @@
 //! Lists are comma-separated, both families mixed, blanks around items allowed.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
-use ipnet::IpNet;
+use svc_common::tables::Algorithm;
+
+use crate::datapath::Sizes;
+use crate::plan::Options;
+use crate::plan::options::{DetectLocalMode, Detector, NodePortAddresses, OptionError, Prefixes};
+use crate::plan::scheduler;
 
 /// Default of `--bpffs`.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/svc";
-
-/// A list of addresses (a type of its own because clap gives `Vec` another meaning).
-pub type Addresses = Box<[IpAddr]>;
-
-/// A list of prefixes.
-pub type Prefixes = Box<[IpNet]>;
 
 /// Flags of `run`, all of which `explain` accepts.
 #[derive(Clone, Debug, Args)]
@@ -33,26 +32,33 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
     /// Pod range of the whole cluster; empty in mode ClusterCIDR: nobody is recognised as a pod
-    #[arg(long, value_name = "LIST", value_parser = prefixes, default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub cluster_cidr: Prefixes,
     /// How to tell that a sender is a pod
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = DetectLocalMode::ClusterCidr)]
+    #[arg(
+        long,
+        value_name = "ClusterCIDR|NodeCIDR|BridgeInterface|InterfaceNamePrefix",
+        default_value = "ClusterCIDR"
+    )]
     pub detect_local_mode: DetectLocalMode,
     /// For BridgeInterface: the bridge of the pods
-    #[arg(long, value_name = "NAME", required_if_eq("detect_local_mode", "BridgeInterface"))]
+    #[arg(long, value_name = "NAME")]
     pub pod_bridge_interface: Option<String>,
     /// For InterfaceNamePrefix: how the names of the pods' interfaces begin
-    #[arg(long, value_name = "PREFIX", required_if_eq("detect_local_mode", "InterfaceNamePrefix"))]
+    #[arg(long, value_name = "PREFIX")]
     pub pod_interface_name_prefix: Option<String>,
     /// Translate the source of everything that is sent to a ClusterIP
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           hide_default_value = true, value_name = "BOOL", action = ArgAction::Set)]
     pub masquerade_all: bool,
     /// Where node ports answer: prefixes, or the words `primary`, `localhost`, `all`
-    #[arg(long, value_name = "LIST", value_parser = node_port_addresses, default_value = "primary,localhost")]
+    #[arg(long, value_name = "LIST", default_value = "primary,localhost")]
     pub nodeport_addresses: NodePortAddresses,
+    /// How endpoints are chosen for a Service that does not say: the names of ipvs
+    #[arg(long, visible_alias = "ipvs-scheduler", value_name = "NAME", default_value = "random", value_parser = algorithm)]
+    pub scheduler: Algorithm,
     /// Prefixes whose addresses may be external IPs; empty: all
-    #[arg(long, value_name = "LIST", value_parser = prefixes, default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub allow_external_ips: Prefixes,
     /// Without an API server: where cluster IPs are allocated from; `none`: nothing is allocated
     #[arg(long, value_name = "LIST", value_parser = service_cidr, default_value = "10.96.0.0/12,fd00:10:96::/112")]
@@ -106,6 +112,22 @@ impl Flags {
         self.node.as_ref().map_or_else(host_name, |name| name.trim().to_owned())
     }
 
+    /// What the plan has to know.
+    pub fn options(&self) -> Result<Options, OptionError> {
+        Ok(Options {
+            detector: Detector::new(
+                self.detect_local_mode,
+                self.cluster_cidr.clone(),
+                self.pod_bridge_interface.clone(),
+                self.pod_interface_name_prefix.clone(),
+            )?,
+            masquerade_all: self.masquerade_all,
+            node_port_addresses: self.nodeport_addresses.clone(),
+            allow_external_ips: self.allow_external_ips.0.clone(),
+            algorithm: self.scheduler,
+        })
+    }
+
     /// The mask of the mark bit that asks for source translation.
     pub fn masquerade_mark(&self) -> u32 {
         1 << self.masquerade_bit
@@ -114,23 +136,6 @@ impl Flags {
     /// For how much the tables have room.
     pub fn sizes(&self) -> Sizes {
         Sizes { services: self.max_services, endpoints: self.max_endpoints, flows: self.max_flows }
-    }
-}
-
-/// For how much the tables have room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Services.
-    pub services: u32,
-    /// Endpoints.
-    pub endpoints: u32,
-    /// Flows of each family.
-    pub flows: u32,
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self { services: 10_000, endpoints: 100_000, flows: 250_000 }
     }
 }
 
@@ -149,23 +154,6 @@ impl FromStr for SourceFlag {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(if text == "kubernetes" { Self::Kubernetes } else { Self::Directory(text.into()) })
     }
-}
-
-/// How to tell that a sender is a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DetectLocalMode {
-    /// Its source is in `--cluster-cidr`.
-    #[value(name = "ClusterCIDR")]
-    ClusterCidr,
-    /// Its source is in a podCIDR of the own Node object.
-    #[value(name = "NodeCIDR")]
-    NodeCidr,
-    /// It arrives by `--pod-bridge-interface`.
-    #[value(name = "BridgeInterface")]
-    BridgeInterface,
-    /// It arrives by an interface whose name begins with `--pod-interface-name-prefix`.
-    #[value(name = "InterfaceNamePrefix")]
-    InterfaceNamePrefix,
 }
 
 /// Whose sockets are translated at connect and sendmsg.
@@ -226,73 +214,17 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// One item of `--nodeport-addresses`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodePortItem {
-    /// The primary address of each family.
-    Primary,
-    /// 127.0.0.0/8 and ::1.
-    Localhost,
-    /// Every address of the node, loopback included.
-    All,
-    /// Addresses of the node inside this prefix.
-    Prefix(IpNet),
-}
-
-/// The items of `--nodeport-addresses`.
-pub type NodePortAddresses = Box<[NodePortItem]>;
-
-fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
-}
-
-/// Leading zeros are tolerated and read as decimal, as in objects of the API.
-fn address(text: &str) -> Result<IpAddr, String> {
-    let decimal: Option<Vec<&str>> = text
-        .split('.')
-        .map(|part| {
-            let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| part.trim_start_matches('0')).map(|part| if part.is_empty() { "0" } else { part })
-        })
-        .collect();
-    let plain = decimal.map_or_else(|| text.to_owned(), |parts| parts.join("."));
-    plain.parse().map_err(|_| format!("{text} is no IP address"))
-}
-
-fn prefix(text: &str) -> Result<IpNet, String> {
-    let (addr, len) = text.split_once('/').ok_or_else(|| format!("{text} is no prefix; write ADDRESS/LENGTH"))?;
-    let len = len.trim().parse().map_err(|_| format!("{text} is no prefix: bad length"))?;
-    let net = IpNet::new(address(addr.trim())?, len).map_err(|_| format!("{text} is no prefix: length too big"))?;
-    Ok(net.trunc())
-}
-
-/// Parses a list of addresses.
-pub fn addresses(text: &str) -> Result<Addresses, String> {
-    items(text).map(address).collect()
-}
-
-fn prefixes(text: &str) -> Result<Prefixes, String> {
-    items(text).map(prefix).collect()
-}
-
-fn service_cidr(text: &str) -> Result<Prefixes, String> {
-    if text.trim() == "none" { Ok(Prefixes::default()) } else { prefixes(text) }
-}
-
-fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
-    items(text)
-        .map(|item| match item {
-            "primary" => Ok(NodePortItem::Primary),
-            "localhost" => Ok(NodePortItem::Localhost),
-            "all" => Ok(NodePortItem::All),
-            other => prefix(other).map(NodePortItem::Prefix),
-        })
-        .collect()
+fn service_cidr(text: &str) -> Result<Prefixes, OptionError> {
+    if text.trim() == "none" { Ok(Prefixes::default()) } else { text.parse() }
 }
 
 /// The host name as kube-proxy takes it for a node name.
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase()
+}
+
+fn algorithm(name: &str) -> Result<Algorithm, String> {
+    scheduler::algorithm(name).ok_or_else(|| format!("no scheduler is called {name}"))
 }
 
 #[cfg(test)]
@@ -310,26 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn lists_tolerate_blanks_and_leading_zeros() {
-        let flags = run(&["--cluster-cidr", " 10.1.0.0/16 ,fd00:1::/64, 010.002.0.0/016"]).expect("valid");
-        let expected: Vec<IpNet> =
-            ["10.1.0.0/16", "fd00:1::/64", "10.2.0.0/16"].map(|net| net.parse().expect("a prefix")).into();
-        assert_eq!(*flags.cluster_cidr, *expected);
-        assert_eq!(*run(&[]).expect("valid").cluster_cidr, []);
-    }
-
-    #[test]
-    fn words_of_nodeport_addresses() {
-        use NodePortItem::{Localhost, Prefix, Primary};
-        assert_eq!(*run(&[]).expect("valid").nodeport_addresses, [Primary, Localhost]);
-        let flags = run(&["--nodeport-addresses", "primary, 192.0.2.0/24"]).expect("valid");
-        assert_eq!(*flags.nodeport_addresses, [Primary, Prefix("192.0.2.0/24".parse().expect("a prefix"))]);
+    fn lists_may_be_empty() {
+        assert_eq!(run(&[]).expect("valid").cluster_cidr, Prefixes::default());
+        assert_eq!(run(&["--cluster-cidr", "10.1.0.0/16, fd00:1::/64"]).expect("valid").cluster_cidr.0.len(), 2);
     }
 
     #[test]
     fn none_switches_allocation_off() {
-        assert_eq!(*run(&["--service-cidr", "none"]).expect("valid").service_cidr, []);
-        assert_eq!(run(&[]).expect("valid").service_cidr.len(), 2);
+        assert_eq!(run(&["--service-cidr", "none"]).expect("valid").service_cidr, Prefixes::default());
+        assert_eq!(run(&[]).expect("valid").service_cidr.0.len(), 2);
     }
 
     #[test]
@@ -343,13 +264,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for args in [
-            ["--snat-port-range", "30-20"],
-            ["--cluster-cidr", "10.1.0.0"],
-            ["--nodeport-addresses", "primari"],
-            ["--detect-local-mode", "BridgeInterface"],
-        ] {
+        for args in [["--snat-port-range", "30-20"], ["--cluster-cidr", "ten"], ["--nodeport-addresses", "primari"]] {
             assert!(run(&args).is_err(), "{args:?}");
         }
+        let flags = run(&["--detect-local-mode", "BridgeInterface"]).expect("valid by itself");
+        assert!(flags.options().is_err());
     }
 }

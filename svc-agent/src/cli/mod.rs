@@ -12,6 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use flags::Flags;
 
+use crate::plan::options::Addresses;
+
 /// Kubernetes Services in the kernel, without iptables, nftables, ipvs or conntrack.
 #[derive(Debug, Parser)]
 #[command(name = "svc-agent", version, about, max_term_width = 100)]
@@ -60,8 +62,8 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "PATH")]
     pub manifests: Option<PathBuf>,
     /// With --manifests: further addresses of the node
-    #[arg(long, value_name = "LIST", value_parser = flags::addresses, default_value = "")]
-    pub host_addresses: flags::Addresses,
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
+    pub host_addresses: Addresses,
     /// Read questions as JSON lines, `-` for standard input, and answer each before reading the next
     #[arg(long, value_name = "FILE")]
     pub cases: Option<String>,
