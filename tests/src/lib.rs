@@ -1,4 +1,10 @@
 //! The lab: nodes and pods as network namespaces, and every test that crosses a crate.
+//!
+//! [`lab`] lays out a small cluster on this machine and takes it away again; [`traffic`] holds the servers and clients
+//! that the tests run inside it. [`model`] is the naive model of the specification that the programs are compared with,
+//! [`bench`] the budgets and what is measured against.
 
 pub mod bench;
+pub mod lab;
 pub mod model;
+pub mod traffic;

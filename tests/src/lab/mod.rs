@@ -1,0 +1,199 @@
+//! A cluster on one machine: nodes and pods are network namespaces, wires are veth pairs.
+//!
+//! ```text
+//!   pod  pod          pod  pod
+//!    └─┬──┘            └─┬──┘            each node: own namespace, own bpffs, own cgroup, one agent
+//!    node-a            node-b
+//!       └──── router ────┘               one Ethernet segment; the router is the nodes' gateway
+//!               │
+//!            outside                     a client that belongs to no cluster
+//! ```
+//!
+//! Nothing touches the namespace of the machine. Every namespace, mount, cgroup and process carries the name of its run
+//! (see [`run`]), and a janitor process takes all of it away when the run ends, however it ends.
+
+pub mod agent;
+pub mod cgroup;
+pub mod cluster;
+pub mod hostile;
+pub mod place;
+pub mod run;
+pub mod tool;
+pub mod topology;
+pub mod wait;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+
+use agent::Agent;
+use cluster::{Manifests, Pod};
+use place::Place;
+use run::Run;
+
+/// How pods are connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Topology {
+    /// One veth and one host route a pod, nodes route to each other's pod ranges: the way of Calico without overlay.
+    #[default]
+    Routed,
+    /// Pods of a node on a bridge, VXLAN between the nodes: the way of Flannel.
+    Bridge,
+}
+
+/// What a lab looks like.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How pods are connected.
+    pub topology: Topology,
+    /// Number of nodes: they are called node-a, node-b, ...
+    pub nodes: usize,
+    /// The rules of a strict CNI on every node, see [`hostile`].
+    pub hostile: bool,
+    /// Segmentation and receive offloads of all devices.
+    pub offloads: bool,
+    /// Leave everything standing at the end, for a person to look at.
+    pub keep: bool,
+    /// Further arguments of every agent.
+    pub agent_args: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            topology: Topology::Routed,
+            nodes: 2,
+            hostile: true,
+            offloads: true,
+            keep: false,
+            agent_args: Vec::new(),
+        }
+    }
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    /// Name, as in its Node object.
+    pub name: String,
+    /// Where processes of the host run.
+    pub place: Place,
+    /// Its addresses on the uplink: IPv4, IPv6.
+    pub ips: [IpAddr; 2],
+    /// Its bpffs.
+    pub bpffs: PathBuf,
+    /// Its agent, if one was started.
+    pub agent: Option<Agent>,
+    index: usize,
+    pods: usize,
+}
+
+/// A standing lab. Dropping it takes everything away.
+#[derive(Debug)]
+pub struct Lab {
+    /// How it was asked for.
+    pub config: Config,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// The client that belongs to no cluster.
+    pub outside: Place,
+    /// The gateway between nodes and outside.
+    pub router: Place,
+    /// The directory that every agent reads.
+    pub manifests: Manifests,
+    pods: Vec<Pod>,
+    // Last, so that everything above is gone when the run is taken down.
+    run: Run,
+}
+
+impl Lab {
+    /// Builds the namespaces and wires; no agent runs yet.
+    pub fn build(config: Config) -> Result<Self> {
+        run::sweep();
+        let run = Run::begin(config.keep)?;
+        topology::build(run, config)
+    }
+
+    /// Starts an agent on every node and waits until each is ready.
+    pub fn start_agents(&mut self) -> Result<()> {
+        for index in 0..self.nodes.len() {
+            self.start_agent(index)?;
+        }
+        for node in &mut self.nodes {
+            let agent = node.agent.as_mut().context("just started")?;
+            agent.wait_ready()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the agent of one node and does not wait for it.
+    pub fn start_agent(&mut self, index: usize) -> Result<()> {
+        let log = self.run.dir().join(format!("{}.log", self.nodes[index].name));
+        let node = &mut self.nodes[index];
+        node.agent = Some(Agent::start(node, self.manifests.dir(), &self.config.agent_args, &log)?);
+        Ok(())
+    }
+
+    /// The agent of a node that has one.
+    pub fn agent(&mut self, index: usize) -> Result<&mut Agent> {
+        let node = &mut self.nodes[index];
+        node.agent.as_mut().with_context(|| format!("{}: no agent was started", node.name))
+    }
+
+    /// The pods, in the order in which they came.
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// A pod by name.
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        self.pods.iter().find(|pod| pod.name == name).with_context(|| format!("no pod is called {name}"))
+    }
+
+    /// The directory of this run: manifests, logs, web pages.
+    pub fn dir(&self) -> PathBuf {
+        self.run.dir()
+    }
+
+    /// Routes an address to a node, as a load balancer or an upstream router would.
+    pub fn route_outside(&self, to: IpAddr, node: usize) -> Result<()> {
+        let family = if to.is_ipv4() { 0 } else { 1 };
+        let via = self.nodes[node].ips[family].to_string();
+        self.router.ip(&["route", "replace", &to.to_string(), "via", &via])
+    }
+
+    /// What the agents wrote, for a failure report.
+    pub fn agent_logs(&self) -> String {
+        let mut out = String::new();
+        for node in &self.nodes {
+            let path = self.run.dir().join(format!("{}.log", node.name));
+            if let Ok(text) = std::fs::read_to_string(&path) {
+                let lines: Vec<&str> = text.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(40)..];
+                out.push_str(&format!("--- agent of {}\n{}\n", node.name, tail.join("\n")));
+            }
+        }
+        out
+    }
+}
+
+/// Labs of one process stand one after another: timing tests on two cores bear no company.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Builds a lab, hands it to a test, and takes it away; when the test fails, what the agents wrote is printed.
+/// Without root nothing can be built: the test is skipped and says so.
+pub fn with(config: Config, test: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    if !tool::is_root() {
+        eprintln!("skipped: a lab needs root");
+        return Ok(());
+    }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut lab = Lab::build(config)?;
+    let result = test(&mut lab);
+    if result.is_err() {
+        eprintln!("{}", lab.agent_logs());
+    }
+    result
+}

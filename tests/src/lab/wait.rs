@@ -1,0 +1,22 @@
+//! Waiting for something to become true, with a deadline; never a fixed pause.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How often a condition is looked at.
+const STEP: Duration = Duration::from_millis(10);
+
+/// Asks until the answer is `Ok`, and returns how long that took; past the deadline the last error is the answer.
+pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> Result<()>) -> Result<Duration> {
+    let began = Instant::now();
+    loop {
+        match holds() {
+            Ok(()) => return Ok(began.elapsed()),
+            Err(error) if began.elapsed() > deadline => {
+                bail!("{what}: not within {:.1} s: {error:#}", deadline.as_secs_f32());
+            }
+            Err(_) => std::thread::sleep(STEP),
+        }
+    }
+}

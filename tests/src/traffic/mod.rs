@@ -1,0 +1,139 @@
+//! Servers and clients for the lab, run inside its namespaces by the program `lab-helper`.
+//!
+//! They are a program and not threads of the test, because what a socket hook sees is the cgroup of a process.
+//!
+//! A server answers in TCP by what the first line asks (`who`, `echo`, `sink N`, `source N`, or an HTTP request), in UDP
+//! every datagram, and always says its name and the address it saw as its peer: "NAME PEER".
+
+pub mod client;
+pub mod load;
+pub mod report;
+pub mod server;
+pub mod stream;
+
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::lab::place::Place;
+use crate::lab::tool;
+pub use report::Report;
+
+/// What a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// One TCP connection a question.
+    Tcp,
+    /// One UDP socket a question.
+    Udp,
+    /// One TCP connection and HTTP request a question, for servers that are not the lab's.
+    Http,
+}
+
+impl Ask {
+    /// The word on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Http => "http",
+        }
+    }
+
+    /// From the word on the command line.
+    pub fn parse(word: &str) -> Result<Self> {
+        [Self::Tcp, Self::Udp, Self::Http]
+            .into_iter()
+            .find(|ask| ask.word() == word)
+            .with_context(|| format!("{word}: a client asks tcp, udp or http"))
+    }
+}
+
+/// Asks `count` times from a place, each time as a new flow, and waits for the report.
+pub fn ask(place: &Place, ask: Ask, to: SocketAddr, count: u64) -> Result<Report> {
+    run(place, &["ask", ask.word(), &to.to_string(), &count.to_string()])
+}
+
+/// Sends and fetches that many bytes over TCP and compares checksums.
+pub fn transfer(place: &Place, to: SocketAddr, bytes: u64) -> Result<Report> {
+    run(place, &["transfer", &to.to_string(), &bytes.to_string()])
+}
+
+/// Starts asking without end; [`Load::stop`] gives the report.
+pub fn load(place: &Place, ask: Ask, to: SocketAddr) -> Result<Load> {
+    Load::start(place, &["ask", ask.word(), &to.to_string(), "0"])
+}
+
+/// Starts TCP connections that are never closed and exchange a line all the time.
+pub fn hold(place: &Place, to: SocketAddr, connections: usize) -> Result<Load> {
+    Load::start(place, &["hold", &to.to_string(), &connections.to_string()])
+}
+
+/// Starts one UDP flow that never pauses; its report says when which backend answered.
+pub fn flow(place: &Place, to: SocketAddr) -> Result<Load> {
+    Load::start(place, &["flow", &to.to_string()])
+}
+
+fn run(place: &Place, args: &[&str]) -> Result<Report> {
+    let helper = tool::sibling("lab-helper", "SVC_LAB_HELPER")?;
+    let printed = tool::output(place.command(helper).args(args))?;
+    serde_json::from_str(&printed).with_context(|| format!("lab-helper printed {printed}"))
+}
+
+/// A client that goes on until it is stopped.
+#[derive(Debug)]
+pub struct Load {
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Load {
+    fn start(place: &Place, args: &[&str]) -> Result<Self> {
+        let helper = tool::sibling("lab-helper", "SVC_LAB_HELPER")?;
+        let mut child = place
+            .command(helper)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start lab-helper")?;
+        let stdin = child.stdin.take();
+        let mut load = Self { child, stdin };
+        // It says so when the first answer has come: only then there is a load.
+        let stdout = load.child.stdout.as_mut().context("just piped")?;
+        let mut line = String::new();
+        read_line(stdout, &mut line)?;
+        if line.trim() != "started" {
+            bail!("the load to {args:?} did not start: {line}");
+        }
+        Ok(load)
+    }
+
+    /// Ends it and returns its report.
+    pub fn stop(mut self) -> Result<Report> {
+        drop(self.stdin.take());
+        let mut stdout = BufReader::new(self.child.stdout.take().context("stopped once only")?);
+        let mut printed = String::new();
+        stdout.read_line(&mut printed)?;
+        self.child.wait()?;
+        serde_json::from_str(&printed).with_context(|| format!("lab-helper printed {printed:?}"))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a line byte by byte, so that nothing after it is taken from the pipe.
+fn read_line(from: &mut impl io::Read, line: &mut String) -> io::Result<()> {
+    let mut byte = [0];
+    while from.read(&mut byte)? == 1 && byte[0] != b'\n' {
+        line.push(char::from(byte[0]));
+    }
+    Ok(())
+}
