@@ -135,3 +135,6 @@ pub struct HealthCheck {
     /// Ready local endpoints, by family in the order of [`Family::ALL`].
     pub local_endpoints: [usize; 2],
 }
+
+#[cfg(test)]
+mod tests;
