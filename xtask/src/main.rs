@@ -4,9 +4,12 @@
 //! crates, so that it builds in seconds on a machine that cannot build them yet.
 
 mod build_ebpf;
+mod launch;
 mod lint;
+mod machine;
 mod run;
 mod setup;
+mod test;
 mod toolchain;
 mod tools;
 
@@ -28,6 +31,14 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel object, target/bpf/svc-ebpf
     BuildEbpf(build_ebpf::Args),
+    /// Show two nodes, three web pods and each kind of Service at work
+    Demo(launch::Args),
+    /// Run every test tier that this machine can run
+    Test(test::Args),
+    /// Measure each path against its budget, and against what a node could use instead
+    Bench(launch::Args),
+    /// Random objects and packets through the real programs and through the model, as long as asked
+    Fuzz(launch::Args),
     /// Everything that can be judged without running the programs
     Lint(lint::Args),
 }
@@ -36,6 +47,10 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::Demo(args) => launch::run("demo", &args),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(args) => launch::run("bench", &args),
+        Command::Fuzz(args) => launch::run("fuzz", &args),
         Command::Lint(args) => lint::run(&args),
     };
     match done {

@@ -79,7 +79,9 @@ fn shown(command: &Command) -> String {
         .filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quote(value?))))
         .filter(|word| !word.contains('\u{1f}'))
         .collect();
-    words.push(quote(command.get_program()));
+    let program = command.get_program();
+    let ours = std::env::var_os("CARGO").is_some_and(|cargo| cargo == program);
+    words.push(if ours { "cargo".to_owned() } else { quote(program) });
     words.extend(command.get_args().map(quote));
     words.join(" ")
 }
