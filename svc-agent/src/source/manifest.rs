@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::allocate::{Cluster, Given};
 use super::fields::{self, Shape};
 use super::tree::{Node, TreeError, Value};
 use super::wire::node::{WireNode, WireServiceCidr};
@@ -17,37 +18,64 @@ use super::wire::service::{Draft, WireService};
 use super::wire::slice::{ReadSlice, WireSlice};
 use super::wire::{Meta, Problem};
 use super::{ControlPlane, Interner, Loaded};
-use crate::model::{self, Object, ObjectKey, ServiceCidr};
+use crate::model::{self, Event, ObjectKey, ServiceCidr};
 
 /// Reads a file, or all `.yaml`, `.yml` and `.json` files below a directory. An error means that the path itself cannot
 /// be read.
 pub fn load(path: &Path, options: &ControlPlane) -> io::Result<Loaded> {
-    let mut names = Interner::default();
-    let mut warnings = Vec::new();
-    let mut objects: BTreeMap<Id, (PathBuf, Parsed)> = BTreeMap::new();
-    for file in files(path)? {
-        let content = read_file(&file, &mut names)?;
-        warnings.extend(content.warnings);
-        for (id, parsed) in content.objects {
-            let twice = objects.insert(id.clone(), (file.clone(), parsed));
-            if let Some((first, _)) = twice {
-                let (kind, key) = id;
-                warnings.push(format!(
-                    "{}: {kind} {key} is also in {}: the last one counts",
-                    file.display(),
-                    first.display()
-                ));
+    Reader::new(options.clone()).load(path)
+}
+
+/// Reads manifests again and again: what was given out to a Service is remembered from one reading to the next.
+#[derive(Debug)]
+pub struct Reader {
+    options: ControlPlane,
+    given: BTreeMap<String, Given>,
+    names: Interner,
+}
+
+impl Reader {
+    /// Nothing read yet.
+    pub fn new(options: ControlPlane) -> Self {
+        Self { options, given: BTreeMap::new(), names: Interner::default() }
+    }
+
+    /// As [`load`].
+    pub fn load(&mut self, path: &Path) -> io::Result<Loaded> {
+        let mut warnings = Vec::new();
+        let mut objects: BTreeMap<Id, (PathBuf, Parsed)> = BTreeMap::new();
+        for file in files(path)? {
+            let content = match read_file(&file, &mut self.names) {
+                Ok(content) => content,
+                Err(error) if file == path => return Err(error),
+                Err(error) => {
+                    warnings.push(format!("{}: cannot be read: {error}", file.display()));
+                    continue;
+                }
+            };
+            warnings.extend(content.warnings);
+            for (id, parsed) in content.objects {
+                if let Some((first, _)) = objects.insert(id.clone(), (file.clone(), parsed)) {
+                    warnings.push(twice(&id, &file, &first));
+                }
             }
         }
+        let changes = objects.into_iter().map(|(id, (_, parsed))| (id, Some(parsed))).collect();
+        let mut cluster = Cluster::new(self.options.clone(), std::mem::take(&mut self.given));
+        let (events, more) = cluster.apply(changes);
+        self.given = cluster.given().clone();
+        warnings.extend(more);
+        let objects = events.into_iter().filter_map(|event| match event {
+            Event::Applied(object) => Some(object),
+            _ => None,
+        });
+        Ok(Loaded { objects: objects.collect(), warnings })
     }
-    let objects = objects.into_values().filter_map(|(_, parsed)| match parsed {
-        Parsed::Service(draft) => Some(Object::Service(draft.service)),
-        Parsed::Slice(slice) => slice.slice.map(Object::Slice),
-        Parsed::Node(node) => (*node.name == *options.node_name).then_some(Object::Node(node)),
-        Parsed::ServiceCidr(cidr) => Some(Object::ServiceCidr(cidr)),
-        Parsed::Pod(_) => None,
-    });
-    Ok(Loaded { objects: objects.collect(), warnings })
+}
+
+/// Says that an object is in two files.
+pub(super) fn twice((kind, key): &Id, file: &Path, other: &Path) -> String {
+    format!("{}: {kind} {key} is also in {}: the last one counts", file.display(), other.display())
 }
 
 /// Reads one file.

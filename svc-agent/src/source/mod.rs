@@ -2,10 +2,12 @@
 //!
 //! - `wire` knows the shape of the objects as Kubernetes writes them and turns them into those of the model;
 //! - `tree` and `fields` read YAML and JSON, and know on which line a field stands and how it is spelled;
-//! - [`manifest`] reads files and directories once.
+//! - [`manifest`] reads files and directories once;
+//! - `allocate` is the small control plane that fills in what manifests leave open.
 //!
 //! Nothing here knows what becomes of an object.
 
+mod allocate;
 mod fields;
 pub mod manifest;
 mod tree;
