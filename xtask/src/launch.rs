@@ -4,6 +4,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::run::{cargo, command, output, run as run_command};
 use crate::{build_ebpf, machine, setup, tools};
 
-/// `demo`, `bench`, `fuzz`: everything is for the program.
+/// `demo` and `bench`: everything is for the program.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// For the program; `-- --help` prints what it takes
@@ -19,23 +20,57 @@ pub(crate) struct Args {
     args: Vec<String>,
 }
 
-/// Builds the object, the agent and the lab's programs, then becomes the program.
-pub(crate) fn run(program: &str, args: &Args) -> Result<()> {
+/// `fuzz`
+#[derive(clap::Args)]
+pub(crate) struct Fuzz {
+    /// How long
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    /// The first seed; another one each time when it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+pub(crate) fn demo(args: &Args) -> Result<()> {
+    prepare()?;
+    become_program("demo", &args.args)
+}
+
+pub(crate) fn bench(args: &Args) -> Result<()> {
+    prepare()?;
+    become_program("bench", &args.args)
+}
+
+pub(crate) fn fuzz(args: &Fuzz) -> Result<()> {
+    prepare()?;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seed = args.seed.unwrap_or_else(now);
+    println!("fuzz: {} minutes, seeds from {seed}", args.minutes);
+    let agent = release()?.join("svc-agent").to_string_lossy().into_owned();
+    become_program("fuzz", &[agent, args.minutes.to_string(), seed.to_string()])
+}
+
+/// Builds the object, the agent and the lab's programs.
+fn prepare() -> Result<()> {
     if let Some(reason) = machine::no_namespaces() {
-        bail!("{program}: {reason}");
+        bail!("{reason}");
     }
     setup::programs(tools::RUN_TIME)?;
     build_ebpf::build()?;
-    let mut build = cargo(&["build", "--release", "--package", "svc-agent", "--package", "svc-tests", "--bins"]);
-    run_command(&mut build)?;
-    let path = target()?.join("release").join(program);
-    let error = command(&path, &[]).args(&args.args).exec();
+    run_command(&mut cargo(&["build", "--release", "--package", "svc-agent", "--package", "svc-tests", "--bins"]))
+}
+
+/// Replaces this process, so that signals and the terminal are the program's own.
+fn become_program(program: &str, args: &[String]) -> Result<()> {
+    let path = release()?.join(program);
+    let error = command(&path, &[]).args(args).exec();
     Err(error).with_context(|| format!("cannot run {}", path.display()))
 }
 
-/// Cargo's target folder, wherever it was moved to.
-fn target() -> Result<PathBuf> {
+/// Where release builds lie, wherever cargo's target folder was moved to.
+fn release() -> Result<PathBuf> {
     let metadata = output(&mut cargo(&["metadata", "--no-deps", "--offline", "--format-version=1"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is no JSON")?;
-    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
+    let target = metadata["target_directory"].as_str().context("cargo metadata names no target folder")?;
+    Ok(PathBuf::from(target).join("release"))
 }

@@ -38,7 +38,7 @@ enum Command {
     /// Measure each path against its budget, and against what a node could use instead
     Bench(launch::Args),
     /// Random objects and packets through the real programs and through the model, as long as asked
-    Fuzz(launch::Args),
+    Fuzz(launch::Fuzz),
     /// Everything that can be judged without running the programs
     Lint(lint::Args),
 }
@@ -47,10 +47,10 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::BuildEbpf(args) => build_ebpf::run(&args),
-        Command::Demo(args) => launch::run("demo", &args),
+        Command::Demo(args) => launch::demo(&args),
         Command::Test(args) => test::run(&args),
-        Command::Bench(args) => launch::run("bench", &args),
-        Command::Fuzz(args) => launch::run("fuzz", &args),
+        Command::Bench(args) => launch::bench(&args),
+        Command::Fuzz(args) => launch::fuzz(&args),
         Command::Lint(args) => lint::run(&args),
     };
     match done {
