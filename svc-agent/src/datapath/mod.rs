@@ -5,12 +5,22 @@
 //! | [`bpf`] | bpf(2) by raw descriptors |
 //! | [`table`] | a map as a typed table |
 //! | [`maps`] | all maps of the datapath: sizes, pins, shapes, memory |
+//! | [`load`] | the kernel object: programs on their maps
+//! | [`links`] | attachments: pinned, updated, never detached |
+//! | [`devices`] | which devices are served, and the addresses of the node |
+//! | [`ports`] | ports kept out of the host's own use |
 //! | [`probe`] | what this kernel and this network namespace are like |
 #![expect(unsafe_code, reason = "the boundary to the kernel; each block says why it is sound")]
 
 pub mod bpf;
+pub mod devices;
+pub mod links;
+pub mod load;
 pub mod maps;
+pub mod ports;
 pub mod probe;
 pub mod table;
 
+pub use links::Links;
+pub use load::{Globals, Hook, Programs};
 pub use maps::{Maps, Sizes};

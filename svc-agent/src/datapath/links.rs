@@ -1,0 +1,198 @@
+//! Attachments of the programs: made once, pinned, and from then on only ever updated.
+//!
+//! A link below `--bpffs`/links outlives the agent and every version of it: the next agent opens the pin and replaces
+//! the program in one step, so no packet ever passes a device without a program. Links are named by hook and
+//! interface index and are independent of the schema of the maps.
+//!
+//! Where the kernel has no TCX (before 6.6), TC programs hang in a clsact qdisc as a filter of fixed priority and
+//! handle. Such a filter cannot be pinned and does not need it: it stays until it is deleted, and is replaced in place.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use aya::programs::TcAttachType;
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+
+use super::bpf::{self, AttachType, Target};
+use super::load::{Hook, Programs};
+
+/// Priority of the filter where there is no TCX. Low, so that it comes before those of others.
+const PRIORITY: u16 = 5;
+/// Handle of the filter.
+const HANDLE: TcHandle = TcHandle::new(0, 0x5c);
+
+/// How an XDP program is attached: flags of `BPF_LINK_CREATE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum XdpMode {
+    /// By the stack: works on every device, and is slow.
+    Generic = 1 << 1,
+    /// By the driver.
+    Driver = 1 << 2,
+}
+
+/// What attaching came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// There was nothing before.
+    New,
+    /// The program of a link that was there has been replaced.
+    Replaced,
+}
+
+/// The pinned links of one datapath.
+#[derive(Debug)]
+pub struct Links {
+    dir: PathBuf,
+    tcx: bool,
+}
+
+/// Folder of the links below `--bpffs`.
+pub fn link_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join("links")
+}
+
+impl Links {
+    /// Makes the folder. `tcx`: the kernel has TCX.
+    pub fn new(bpffs: &Path, tcx: bool) -> anyhow::Result<Self> {
+        let dir = link_dir(bpffs);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self { dir, tcx })
+    }
+
+    /// Puts a program on a device's TC hook.
+    pub fn attach_tc(&self, programs: &mut Programs, hook: Hook, index: u32, name: &str) -> anyhow::Result<Attached> {
+        let (tcx, direction) = match hook {
+            Hook::TcEgress => (AttachType::TcxEgress, TcAttachType::Egress),
+            _ => (AttachType::TcxIngress, TcAttachType::Ingress),
+        };
+        if self.tcx {
+            return self
+                .attach(&format!("{}_{index}", hook.name()), programs.fd(hook)?, Target::Device(index), tcx, 0)
+                .with_context(|| format!("cannot attach {} to {name}", hook.name()));
+        }
+        attach_filter(programs, hook, name, direction)
+            .with_context(|| format!("cannot attach {} to {name}", hook.name()))
+    }
+
+    /// Puts the XDP program on a device.
+    pub fn attach_xdp(&self, programs: &Programs, index: u32, mode: XdpMode) -> anyhow::Result<Attached> {
+        let hook = Hook::XdpUplink;
+        let name = format!("{}_{index}", hook.name());
+        let target = Target::Device(index);
+        Ok(self.attach(&name, programs.fd(hook)?, target, AttachType::Xdp, mode as u32)?)
+    }
+
+    /// Puts a socket program on a cgroup.
+    pub fn attach_socket(
+        &self,
+        programs: &Programs,
+        hook: Hook,
+        at: AttachType,
+        cgroup: BorrowedFd<'_>,
+    ) -> anyhow::Result<Attached> {
+        self.attach(hook.name(), programs.fd(hook)?, Target::Cgroup(cgroup), at, 0)
+            .with_context(|| format!("cannot attach {}", hook.name()))
+    }
+
+    fn attach(
+        &self,
+        name: &str,
+        program: BorrowedFd<'_>,
+        target: Target<'_>,
+        at: AttachType,
+        flags: u32,
+    ) -> io::Result<Attached> {
+        let path = self.dir.join(name);
+        match bpf::open_pin(&path) {
+            Ok(link) => {
+                let info = bpf::link_info(link.as_fd())?;
+                let alive = match target {
+                    Target::Device(index) => info.target == index,
+                    Target::Cgroup(_) => info.target != 0,
+                };
+                if alive {
+                    bpf::link_update(link.as_fd(), program)?;
+                    return Ok(Attached::Replaced);
+                }
+                fs::remove_file(&path)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let link = bpf::link_create(program, target, at, flags)?;
+        bpf::pin(link.as_fd(), &path)?;
+        Ok(Attached::New)
+    }
+
+    /// Takes one attachment away, if it is there.
+    pub fn detach(&self, name: &str) -> io::Result<()> {
+        remove_pin(&self.dir.join(name))
+    }
+
+    /// Removes the pins of links whose device is gone, and of XDP links for which `keep` says no; their names.
+    pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
+        let mut removed = Vec::new();
+        for (name, info) in list(&self.dir)? {
+            if info.target == 0 || !keep(&name) {
+                self.detach(&name).with_context(|| format!("cannot remove {}", self.dir.join(&name).display()))?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn remove_pin(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The pinned links of a folder, by name.
+pub fn list(dir: &Path) -> anyhow::Result<Vec<(String, bpf::LinkInfo)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("cannot read {}", dir.display()))?,
+    };
+    let mut links = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let info = bpf::open_pin(&path).and_then(|link| bpf::link_info(link.as_fd()));
+        let info = info.with_context(|| format!("cannot open {}", path.display()))?;
+        links.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), info));
+    }
+    links.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(links)
+}
+
+/// Puts a program into the clsact qdisc of a device, in place of its predecessor.
+fn attach_filter(programs: &mut Programs, hook: Hook, name: &str, at: TcAttachType) -> anyhow::Result<Attached> {
+    // That the qdisc is there already is the usual case, and any other fault shows in the next step.
+    let _ = tc::qdisc_add_clsact(name);
+    let program = programs.classifier(hook)?;
+    let old = SchedClassifierLink::attached(name, at, PRIORITY, HANDLE, None)?;
+    let (link, attached) = match program.attach_to_link(old) {
+        Ok(link) => (link, Attached::Replaced),
+        Err(_) => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            (program.attach_with_options(name, at, TcAttachOptions::Netlink(options))?, Attached::New)
+        }
+    };
+    // The filter has to stay when this process goes.
+    std::mem::forget(program.take_link(link)?);
+    Ok(attached)
+}
+
+/// Takes the filters of [`attach_filter`] away; `false` if the device had none.
+pub fn detach_filter(name: &str) -> bool {
+    [(TcAttachType::Ingress, Hook::TcIngress), (TcAttachType::Egress, Hook::TcEgress)]
+        .into_iter()
+        .filter(|(at, hook)| tc::qdisc_detach_program(name, *at, hook.name()).is_ok())
+        .count()
+        > 0
+}

@@ -1,0 +1,211 @@
+//! The kernel object: embedded in the agent, loaded onto the maps of a datapath.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use aya::maps::Map;
+use aya::programs::{Program, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use svc_common::tables::MAPS;
+
+use super::bpf::{self, TestResult, TestRun};
+use super::maps::{self, Maps, Sizes};
+
+/// The object that xtask built, empty if there was none at build time.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_EMBEDDED"));
+
+/// A program of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// TC, what a device receives.
+    TcIngress,
+    /// TC, what a device sends.
+    TcEgress,
+    /// XDP of an uplink.
+    XdpUplink,
+    /// The garbage collector: attached nowhere, run by the agent.
+    Gc,
+    /// connect(2), IPv4.
+    Connect4,
+    /// connect(2), IPv6.
+    Connect6,
+    /// sendmsg(2), IPv4.
+    Sendmsg4,
+    /// sendmsg(2), IPv6.
+    Sendmsg6,
+    /// recvmsg(2), IPv4.
+    Recvmsg4,
+    /// recvmsg(2), IPv6.
+    Recvmsg6,
+    /// getpeername(2), IPv4.
+    Getpeername4,
+    /// getpeername(2), IPv6.
+    Getpeername6,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::TcIngress,
+        Self::TcEgress,
+        Self::XdpUplink,
+        Self::Gc,
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Getpeername4,
+        Self::Getpeername6,
+    ];
+
+    /// The socket hooks, and where each is attached.
+    pub const SOCKET: [(Self, bpf::AttachType); 8] = [
+        (Self::Connect4, bpf::AttachType::Connect4),
+        (Self::Connect6, bpf::AttachType::Connect6),
+        (Self::Sendmsg4, bpf::AttachType::Sendmsg4),
+        (Self::Sendmsg6, bpf::AttachType::Sendmsg6),
+        (Self::Recvmsg4, bpf::AttachType::Recvmsg4),
+        (Self::Recvmsg6, bpf::AttachType::Recvmsg6),
+        (Self::Getpeername4, bpf::AttachType::Getpeername4),
+        (Self::Getpeername6, bpf::AttachType::Getpeername6),
+    ];
+
+    /// Name of the function in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TcIngress => "tc_ingress",
+            Self::TcEgress => "tc_egress",
+            Self::XdpUplink => "xdp_uplink",
+            Self::Gc => "gc",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+        }
+    }
+}
+
+/// Configuration that the verifier folds into the programs: fixed for as long as they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Globals {
+    /// Jiffies in a second.
+    pub hz: u32,
+    /// Bit of the packet mark that asks for source translation.
+    pub mark: u32,
+    /// Socket programs serve only this network namespace; 0: all below the cgroup.
+    pub netns_cookie: u64,
+}
+
+/// The loaded programs. Dropping them unloads what no link holds.
+#[derive(Debug)]
+pub struct Programs {
+    object: Ebpf,
+}
+
+impl Programs {
+    /// Loads `hooks` onto the maps that [`Maps::open_or_create`] has pinned below `bpffs`.
+    pub fn load_pinned(bpffs: &Path, globals: &Globals, hooks: &[Hook]) -> anyhow::Result<Self> {
+        let dir = maps::map_dir(bpffs);
+        let mut loader = EbpfLoader::new();
+        for shape in MAPS {
+            loader.map_pin_path(shape.name, dir.join(shape.name));
+        }
+        Self::load(loader, globals, hooks)
+    }
+
+    /// Loads `hooks` onto maps of their own: nothing is pinned, and all of it goes with the process.
+    pub fn load_private(sizes: Sizes, globals: &Globals, hooks: &[Hook]) -> anyhow::Result<(Self, Maps)> {
+        let mut loader = EbpfLoader::new();
+        for shape in MAPS {
+            loader.map_max_entries(shape.name, maps::entries(shape, sizes));
+        }
+        let programs = Self::load(loader, globals, hooks)?;
+        let maps = Maps::private(programs.map_fds()?, sizes)?;
+        Ok((programs, maps))
+    }
+
+    fn load<'a>(mut loader: EbpfLoader<'a>, globals: &'a Globals, hooks: &[Hook]) -> anyhow::Result<Self> {
+        if OBJECT.is_empty() {
+            bail!("this svc-agent was built without its kernel object; run cargo xtask build-ebpf and build it again");
+        }
+        loader.override_global("HZ", &globals.hz, true).override_global("MARK", &globals.mark, true).override_global(
+            "NETNS_COOKIE",
+            &globals.netns_cookie,
+            true,
+        );
+        let object =
+            loader.load(OBJECT).context("the kernel refuses the object; svc-agent doctor says what is missing")?;
+        let mut programs = Self { object };
+        for hook in hooks {
+            programs.load_one(*hook)?;
+        }
+        Ok(programs)
+    }
+
+    fn load_one(&mut self, hook: Hook) -> anyhow::Result<()> {
+        let program = self.program_mut(hook)?;
+        match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::Xdp(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => bail!("program {} of the object is of an unknown type", hook.name()),
+        }
+        .with_context(|| format!("the kernel refuses program {}", hook.name()))
+    }
+
+    fn program_mut(&mut self, hook: Hook) -> anyhow::Result<&mut Program> {
+        self.object.program_mut(hook.name()).with_context(|| format!("the object has no program {}", hook.name()))
+    }
+
+    /// Descriptors of the maps that the loader made, by name.
+    fn map_fds(&self) -> anyhow::Result<HashMap<&'static str, OwnedFd>> {
+        let mut fds = HashMap::new();
+        for shape in MAPS {
+            let Some(map) = self.object.map(shape.name) else { continue };
+            let (Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data)) = map
+            else {
+                bail!("map {} of the object is of an unknown type", shape.name);
+            };
+            fds.insert(shape.name, data.fd().as_fd().try_clone_to_owned()?);
+        }
+        Ok(fds)
+    }
+
+    /// The descriptor of a loaded program.
+    pub fn fd(&self, hook: Hook) -> anyhow::Result<BorrowedFd<'_>> {
+        let program =
+            self.object.program(hook.name()).with_context(|| format!("the object has no program {}", hook.name()))?;
+        let fd = match program {
+            Program::SchedClassifier(program) => program.fd(),
+            Program::Xdp(program) => program.fd(),
+            Program::CgroupSockAddr(program) => program.fd(),
+            _ => bail!("program {} of the object is of an unknown type", hook.name()),
+        };
+        Ok(fd.with_context(|| format!("program {}", hook.name()))?.as_fd())
+    }
+
+    /// The TC program, for attaching where there is no TCX.
+    pub(super) fn classifier(&mut self, hook: Hook) -> anyhow::Result<&mut SchedClassifier> {
+        match self.program_mut(hook)? {
+            Program::SchedClassifier(program) => Ok(program),
+            _ => bail!("program {} is no TC program", hook.name()),
+        }
+    }
+
+    /// Runs a program on a packet of one's own.
+    pub fn test_run(&self, hook: Hook, run: TestRun<'_>) -> anyhow::Result<TestResult> {
+        bpf::test_run(self.fd(hook)?, run).with_context(|| format!("cannot run program {}", hook.name()))
+    }
+}
