@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod hostile;
 pub mod place;
 pub mod run;
+pub mod service;
 pub mod tool;
 pub mod topology;
 pub mod wait;
@@ -29,8 +30,8 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 
 use agent::Agent;
-use cluster::{Manifests, Pod};
-use place::Place;
+use cluster::{Manifests, Pod, PodSpec};
+use place::{Job, Place};
 use run::Run;
 
 /// How pods are connected.
@@ -88,6 +89,26 @@ pub struct Node {
     pub agent: Option<Agent>,
     index: usize,
     pods: usize,
+}
+
+impl Node {
+    /// Every address of the node in a family: a translated source is one of them.
+    pub fn addresses(&self, family: usize) -> Result<Vec<IpAddr>> {
+        let text = self
+            .place
+            .output("ip", &["-o", if family == 0 { "-4" } else { "-6" }, "addr", "show", "scope", "global"])?;
+        let addresses = text.lines().filter_map(|line| line.split_ascii_whitespace().nth(3)?.split('/').next());
+        addresses.map(|address| address.parse().context("ip prints addresses")).collect()
+    }
+}
+
+/// Where a server of a test listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// In a pod of its own, on port 80.
+    Pod,
+    /// On the network of the host, on this port.
+    Host(u16),
 }
 
 /// A standing lab. Dropping it takes everything away.
@@ -150,6 +171,24 @@ impl Lab {
     /// A pod by name.
     pub fn pod(&self, name: &str) -> Result<&Pod> {
         self.pods.iter().find(|pod| pod.name == name).with_context(|| format!("no pod is called {name}"))
+    }
+
+    /// Makes a pod of a [`service::TestService`], starts the lab's server in it and writes its object, ready.
+    pub fn add_server(&mut self, app: &str, name: &str, node: usize, at: At) -> Result<(Pod, Job)> {
+        let (port, host_network) = match at {
+            At::Pod => (80, false),
+            At::Host(port) => (port, true),
+        };
+        let pod = self.make_pod(PodSpec {
+            name: name.into(),
+            node,
+            labels: serde_json::json!({ "app": app }),
+            ports: service::pod_ports(port),
+            host_network,
+        })?;
+        let job = self.start_server(name, &[port])?;
+        self.publish_pod(name, true)?;
+        Ok((pod, job))
     }
 
     /// The directory of this run: manifests, logs, web pages.
