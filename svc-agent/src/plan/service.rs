@@ -157,32 +157,31 @@ fn plan_port(
     let external = rules.external(service.external_policy);
 
     let mut frontends: Vec<PlannedFrontend> = Vec::new();
-    let mut answer = |addr, port, kind, guarded| {
-        let addr = SocketAddr::new(addr, port);
+    let mut answer = |addr, kind, rules, guarded| {
+        let addr = SocketAddr::new(addr, port.port);
         // An address that has two roles keeps the first, and its guard whichever role brought it.
         match frontends.iter_mut().find(|frontend| frontend.addr == addr) {
             Some(frontend) => frontend.guarded |= guarded,
-            None => {
-                let rules = if kind == FrontendKind::ClusterIp { internal } else { external };
-                frontends.push(PlannedFrontend { addr, kind, rules, guarded });
-            }
+            None => frontends.push(PlannedFrontend { addr, kind, rules, guarded }),
         }
     };
-    answer(captured.cluster_ip, port.port, FrontendKind::ClusterIp, false);
+    answer(captured.cluster_ip, FrontendKind::ClusterIp, internal, false);
     for addr in &captured.vips {
-        answer(*addr, port.port, FrontendKind::LoadBalancer, !captured.source_ranges.is_empty());
+        answer(*addr, FrontendKind::LoadBalancer, external, !captured.source_ranges.is_empty());
     }
     for addr in &captured.external_ips {
-        answer(*addr, port.port, FrontendKind::ExternalIp, false);
+        answer(*addr, FrontendKind::ExternalIp, external, false);
     }
     if let Some(node_port) = port.node_port.filter(|_| service.kind != ServiceType::ClusterIp) {
         let node_ports = &node.node_ports[family as usize];
-        for addr in &node_ports.addresses {
-            answer(*addr, node_port, FrontendKind::NodePort, false);
-        }
-        if node_ports.loopback {
-            answer(loopback(family), node_port, FrontendKind::LocalhostNodePort, false);
-        }
+        let own = node_ports.addresses.iter().map(|addr| (*addr, FrontendKind::NodePort));
+        let on_loopback = node_ports.loopback.then(|| (loopback(family), FrontendKind::LocalhostNodePort));
+        frontends.extend(own.chain(on_loopback).map(|(addr, kind)| PlannedFrontend {
+            addr: SocketAddr::new(addr, node_port),
+            kind,
+            rules: external,
+            guarded: false,
+        }));
     }
 
     let asked = |local| frontends.iter().flat_map(|frontend| frontend.rules).any(|rule| rule.has(Rule::LOCAL) == local);
@@ -253,7 +252,10 @@ fn settle_own_clashes(ports: &mut [PlannedPort], remarks: &mut Vec<String>) {
                 let keep = frontend.kind.is_node_port() != node_ports || taken.insert((frontend.addr, protocol));
                 if !keep {
                     let addr = frontend.addr;
-                    remarks.push(format!("{addr}/{} belongs to another port than \"{name}\"", protocol.name()));
+                    remarks.push(format!(
+                        "{addr}/{} of port \"{name}\" gives way to another frontend of the Service",
+                        protocol.name()
+                    ));
                 }
                 keep
             });

@@ -203,7 +203,7 @@ fn a_node_port_gives_way_to_a_service_address_of_another_port() {
     let to = SocketAddr::new(node_ip(Family::V4), NODE_PORT);
     let (port, frontend) = frontend(&planned, to, Protocol::Tcp).expect("a frontend");
     assert_eq!((&*port.id.port, frontend.kind), ("admin", FrontendKind::ExternalIp));
-    assert_eq!(planned.remarks, ["192.0.2.1:30080/TCP belongs to another port than \"http\""]);
+    assert_eq!(planned.remarks, ["192.0.2.1:30080/TCP of port \"http\" gives way to another frontend of the Service"]);
 }
 
 #[test]
