@@ -164,11 +164,17 @@ fn source_ranges_come_before_missing_endpoints() {
 }
 
 #[test]
-fn an_address_that_is_vip_and_external_ip_is_guarded() {
-    let object = Service { external_ips: vec![vip(Family::V4)], source_ranges: vec![net("8.8.8.0/24")], ..web() };
-    let planned = plan(&object, &everywhere());
-    let to = SocketAddr::new(vip(Family::V4), 80);
-    assert_eq!(ask_from(&planned, Sender::Other, ip("8.8.9.9"), to, Protocol::Tcp), Outcome::Drop);
+fn an_address_with_two_roles_is_guarded_if_one_of_them_is() {
+    let source_ranges = vec![net("8.8.8.0/24")];
+    let as_cluster_ip = LoadBalancerIngress { ip: cluster_ip(Family::V4), mode: IpMode::Vip };
+    let external = Service { external_ips: vec![vip(Family::V4)], source_ranges: source_ranges.clone(), ..web() };
+    let internal = Service { ingress: vec![as_cluster_ip], source_ranges, ..web() };
+    for (object, addr) in [(external, vip(Family::V4)), (internal, cluster_ip(Family::V4))] {
+        let planned = plan(&object, &everywhere());
+        let to = SocketAddr::new(addr, 80);
+        assert_eq!(ask_from(&planned, Sender::Other, ip("8.8.9.9"), to, Protocol::Tcp), Outcome::Drop);
+        assert_ne!(ask_from(&planned, Sender::Other, ip("8.8.8.8"), to, Protocol::Tcp), Outcome::Drop);
+    }
 }
 
 #[test]

@@ -89,8 +89,28 @@ fn of_two_copies_the_one_that_is_not_terminating_is_taken_whole() {
 fn among_equal_copies_a_ready_one_and_then_a_local_one_counts() {
     let unready_here = Endpoint { ready: false, ..v4(1, HERE) };
     assert_eq!(cluster(vec![unready_here, v4(1, "b")]), ["10.1.0.1:8080"]);
-    let planned = plan(&web(), &[slice("s", vec![v4(1, "b")]), slice("t", vec![v4(1, HERE)])]);
-    assert!(port_v4(&planned).cluster.iter().all(|endpoint| endpoint.local));
+    // Whichever way names of nodes sort.
+    for other in ["0", "b"] {
+        let planned = plan(&web(), &[slice("s", vec![v4(1, other)]), slice("t", vec![v4(1, HERE)])]);
+        assert!(port_v4(&planned).cluster.iter().all(|endpoint| endpoint.local));
+    }
+}
+
+#[test]
+fn which_copy_counts_does_not_depend_on_the_order_of_slices() {
+    let dying = Endpoint { ready: false, serving: false, terminating: true, ..v4(1, "b") };
+    let other = hinted(v4(2, "b"), &[], &["z2"]);
+    for (x, y) in [
+        (dying.clone(), Endpoint { serving: true, ..dying }),
+        (hinted(v4(1, "b"), &[], &["z1"]), v4(1, "b")),
+        (hinted(v4(1, "b"), &[], &["z1"]), hinted(v4(1, "b"), &[], &["z2"])),
+        // The node decides about the weight.
+        (v4(1, "b"), v4(1, "c")),
+    ] {
+        let object = Service { annotations: vec![("weights".into(), "b=2,c=3".into())], ..web() };
+        let (x, y) = (slice("s", vec![x, other.clone()]), slice("t", vec![y, other.clone()]));
+        assert_eq!(plan(&object, &[x.clone(), y.clone()]), plan(&object, &[y, x]));
+    }
 }
 
 #[test]
