@@ -1,8 +1,9 @@
 //! The user-space program: watches Services and EndpointSlices and keeps the eBPF maps filled.
 //!
 //! The way of the data is the order of the modules, and nothing points back:
-//! `source` → [`model`] → [`plan`] → `apply` → `datapath`.
+//! [`source`] → [`model`] → [`plan`] → [`apply`] → [`datapath`].
 
+pub mod apply;
 pub mod cli;
 pub mod datapath;
 pub mod model;

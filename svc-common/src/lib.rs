@@ -7,6 +7,7 @@
 //! | room | owns |
 //! |---|---|
 //! | [`net`] | addresses, ports, protocols, the two address families |
+//! | [`slots`] | how sets and weights become slot tables |
 //! | [`tables`] | keys and values of every BPF map, map names and default sizes |
 //! | [`verdict`] | every reason for which a packet is passed, rewritten, refused or dropped |
 #![no_std]
@@ -15,5 +16,6 @@
 extern crate std;
 
 pub mod net;
+pub mod slots;
 pub mod tables;
 pub mod verdict;

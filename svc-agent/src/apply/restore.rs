@@ -1,0 +1,188 @@
+//! After a restart: the mirror is read back from the tables that the last agent has left.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use svc_common::net::Address;
+use svc_common::tables::{Backend, Frontend, FrontendKey, SlotRange, SourcePrefix, backend};
+
+use super::compile::{Draft, source_range};
+use super::filter::Filter;
+use super::ids::Stamp;
+use super::record::Name;
+use super::sets::{Port, Set, distinct};
+use super::{Applier, BackendKey, Capacity, Globals, Point, Presence, Present, Write, record};
+use crate::model::Family;
+
+impl Applier {
+    /// Takes over tables as they are. Service ports get their ids back by name, backends by address, and what the last
+    /// agent left half done is mended by the first [`Applier::apply_all`]; nothing is taken away before that.
+    pub fn restore(capacity: Capacity, present: &Present) -> Self {
+        let mut applier = Self::new(capacity);
+        applier.filter = Filter::restore(&present.filter);
+        applier.restore_frontends(&present.frontends_v4);
+        applier.restore_frontends(&present.frontends_v6);
+        let backends: [HashMap<u32, BackendKey>; 2] = [keys(&present.backends_v4), keys(&present.backends_v6)];
+        for (keys, ids) in backends.iter().zip(&mut applier.backends) {
+            for (id, key) in keys.iter().collect::<BTreeMap<_, _>>() {
+                ids.restore(*id, *key);
+            }
+        }
+        let mut ranges: HashMap<u32, Vec<IpNet>> = HashMap::new();
+        nets(&present.source_ranges_v4, &mut ranges);
+        nets(&present.source_ranges_v6, &mut ranges);
+        applier.restore_ports(present, ranges);
+        applier.globals = Globals {
+            settings: present.settings,
+            pod_prefixes: sorted(
+                present.pod_prefixes_v4.iter().filter_map(|prefix| net(prefix.addr, prefix.len)),
+                present.pod_prefixes_v6.iter().filter_map(|prefix| net(prefix.addr, prefix.len)),
+            ),
+            node_addresses: sorted(
+                present.node_addresses_v4.iter().map(|addr| addr.to_ip()),
+                present.node_addresses_v6.iter().map(|addr| addr.to_ip()),
+            ),
+            devices: present.devices.iter().copied().collect(),
+        };
+        applier
+    }
+
+    fn restore_frontends<A: Address>(&mut self, frontends: &[(FrontendKey<A>, Frontend)]) {
+        for (key, value) in frontends {
+            let point = Point { addr: key.addr.to_ip(), port: key.port.get(), protocol: key.protocol };
+            self.frontends.insert(point, *value);
+            self.frontend_counts[point.family()] += 1;
+            self.repairs.extend(self.filter.raise(point.addr).map(|(word, bits)| Write::Filter(word, bits)));
+        }
+    }
+
+    fn restore_ports(&mut self, present: &Present, mut ranges: HashMap<u32, Vec<IpNet>>) {
+        let mut points: HashMap<u32, BTreeSet<Point>> = HashMap::new();
+        for (point, value) in self.frontends.iter().filter(|(point, _)| !point.is_wildcard()) {
+            points.entry(value.service).or_default().insert(*point);
+        }
+        for (id, record) in &present.services {
+            let Some(name) = Name::read(record) else { continue };
+            if !self.names.restore(*id, name.clone()) {
+                self.repairs.push(Write::Service(*id, record::free()));
+                continue;
+            }
+            self.recorded.insert(*id);
+            let points: Vec<_> = points.remove(id).unwrap_or_default().into_iter().collect();
+            let source_ranges = ranges.remove(id).unwrap_or_default();
+            if points.is_empty() && source_ranges.is_empty() {
+                continue;
+            }
+            self.names.hold(*id);
+            let port = self.restore_port(*id, name.family(), points, source_ranges, &present.slots);
+            self.orphans.insert(name, port);
+        }
+        // Ranges of ids without a record: whoever gets the id must not inherit them.
+        let strays = ranges.into_iter().flat_map(|(id, ranges)| ranges.into_iter().map(move |range| (id, range)));
+        self.repairs.extend(strays.map(|(id, range)| source_range(id, range, Presence::Absent)));
+    }
+
+    fn restore_port(
+        &mut self,
+        id: u32,
+        family: Family,
+        points: Vec<Point>,
+        mut source_ranges: Vec<IpNet>,
+        slots: &[u32],
+    ) -> Port {
+        source_ranges.sort_unstable();
+        self.range_counts[family as usize] += source_ranges.len() as u32;
+        let mut port = Port { id, source_ranges, unswept: true, ..Port::default() };
+        // Usually all frontends of a port agree. If the last agent was killed between two flips there are two states:
+        // one is taken for the present one, the ranges of the other are given back with the next change.
+        let values: Vec<Frontend> = points.iter().filter_map(|point| self.frontends.get(point).copied()).collect();
+        let mut seen = BTreeSet::new();
+        for (index, value) in values.iter().enumerate() {
+            port.affinity |= value.affinity > 0;
+            for (range, is_cluster) in [(value.cluster, true), (value.local, false)] {
+                if range.len == 0 || !seen.insert((range.base, range.len)) {
+                    continue;
+                }
+                let Some(words) = words(slots, range, value.affinity > 0) else { continue };
+                if !self.ranges.restore(range.base, words.len() as u32) {
+                    continue;
+                }
+                if index == 0 {
+                    let set = if is_cluster { &mut port.cluster } else { &mut port.local };
+                    *set = Set { range, words: words.into() };
+                } else {
+                    port.leftovers.push(SlotRange { base: range.base, len: words.len() as u32 });
+                }
+            }
+        }
+        let slots_of = |set: &Set| set.words[..set.range.len as usize].to_vec();
+        let members = distinct(&[slots_of(&port.cluster), slots_of(&port.local)].concat());
+        let ids = &mut self.backends[family as usize];
+        if members.iter().all(|id| ids.key(*id).is_some()) {
+            members.iter().for_each(|id| ids.hold(*id));
+            port.members = members.into();
+        } else {
+            // A slot without a backend: such a set is not kept but written anew.
+            for set in [&mut port.cluster, &mut port.local] {
+                let set = std::mem::take(set);
+                port.leftovers.push(SlotRange { base: set.range.base, len: set.words.len() as u32 });
+            }
+        }
+        port.points = points;
+        port
+    }
+
+    /// The end of the first full round: what nobody has claimed goes.
+    pub(super) fn forget_strangers(&mut self, draft: &mut Draft, stamp: Stamp) {
+        let claimed: BTreeSet<u32> =
+            self.services.values().flat_map(|held| held.ports.iter().map(|(_, port)| port.id)).collect();
+        for (point, value) in &self.frontends {
+            if point.is_wildcard() {
+                draft.wildcards.insert(point.addr);
+            } else if !claimed.contains(&value.service) {
+                draft.touched.entry(*point).or_insert(None);
+            }
+        }
+        let unclaimed: Vec<u32> = self.recorded.iter().copied().filter(|id| !claimed.contains(id)).collect();
+        for id in unclaimed {
+            self.recorded.remove(&id);
+            draft.freed_records.push(id);
+        }
+        self.names.release_unused(stamp);
+        for ids in &mut self.backends {
+            ids.release_unused(stamp);
+        }
+    }
+}
+
+/// The slots of a range and, with affinity, the members after them; `None` if they are not what the agent writes.
+fn words(slots: &[u32], range: SlotRange, affinity: bool) -> Option<&[u32]> {
+    let start = range.base as usize;
+    let end = start.checked_add(range.len as usize)?;
+    let rest = slots.get(end..)?;
+    let tail = if affinity { 1 + *rest.first()? as usize } else { 0 };
+    slots.get(start..end.checked_add(tail)?)
+}
+
+fn keys<A: Address>(backends: &[(u32, Backend<A>)]) -> HashMap<u32, BackendKey> {
+    let used = backends.iter().filter(|(_, backend)| backend.addr != A::default());
+    used.map(|(id, it)| (*id, (SocketAddr::new(it.addr.to_ip(), it.port.get()), it.flags & backend::LOCAL != 0)))
+        .collect()
+}
+
+fn nets<A: Address>(prefixes: &[SourcePrefix<A>], ranges: &mut HashMap<u32, Vec<IpNet>>) {
+    for prefix in prefixes {
+        ranges.entry(prefix.service).or_default().extend(net(prefix.addr, prefix.len.saturating_sub(32)));
+    }
+}
+
+fn net<A: Address>(addr: A, len: u32) -> Option<IpNet> {
+    IpNet::new(addr.to_ip(), u8::try_from(len).ok()?).ok()
+}
+
+fn sorted<T: Ord>(v4: impl Iterator<Item = T>, v6: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = v4.chain(v6).collect();
+    all.sort_unstable();
+    all
+}
