@@ -59,8 +59,9 @@ impl Applier {
     fn compile_frontends(&mut self, draft: &mut Draft, writes: &mut Vec<Write>) {
         let mut wildcards = BTreeMap::new();
         for addr in std::mem::take(&mut draft.wildcards) {
-            let flags = self.wildcards.get(&addr).map(|wanted| wanted.values().fold(0, |all, flags| all | flags));
-            wildcards.insert(Point::wildcard(addr), flags.map(|flags| Frontend { flags, ..Frontend::default() }));
+            let wanted = self.wildcards.get(&addr);
+            let value = wanted.map(|(_, flags)| Frontend { flags: *flags, ..Frontend::default() });
+            wildcards.insert(Point::wildcard(addr), value);
         }
         let (mut set, mut bits) = (Vec::new(), Vec::new());
         let touched = std::mem::take(&mut draft.touched);

@@ -29,7 +29,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -85,6 +85,9 @@ impl Point {
 pub trait Owners {
     /// Whether `service` is the one that `addr` and `protocol` belong to. Asked only for frontends that it wants.
     fn owns(&self, service: &ObjectKey, addr: SocketAddr, protocol: Protocol) -> bool;
+
+    /// The same for the wildcard of an address.
+    fn owns_address(&self, service: &ObjectKey, addr: IpAddr) -> bool;
 }
 
 /// One Service of a round.
@@ -161,8 +164,8 @@ pub struct Applier {
     frontends: HashMap<Point, Frontend>,
     frontend_counts: [u32; 2],
     range_counts: [u32; 2],
-    /// Who wants which flags in the wildcard of an address.
-    wildcards: HashMap<IpAddr, BTreeMap<ObjectKey, u32>>,
+    /// Owner and flags of the wildcard of an address.
+    wildcards: HashMap<IpAddr, (ObjectKey, u32)>,
     globals: Globals,
     round: u64,
     unsatisfied: BTreeSet<ObjectKey>,
@@ -285,7 +288,7 @@ impl Applier {
         for (id, port) in old_ports.into_iter().flatten() {
             self.drop_port(id.family, port, draft, stamp);
         }
-        self.apply_wildcards(key, &old.wildcards, change.planned, &mut held, draft);
+        self.apply_wildcards(key, &old.wildcards, change.planned, owners, &mut held, draft);
         if !held.ports.is_empty() || !held.wildcards.is_empty() {
             self.services.insert(key.clone(), held);
         }
@@ -296,23 +299,21 @@ impl Applier {
         key: &ObjectKey,
         old: &[IpAddr],
         planned: Option<&Planned>,
+        owners: &impl Owners,
         held: &mut Held,
         draft: &mut Draft,
     ) {
         for addr in old {
-            if let Some(wanted) = self.wildcards.get_mut(addr) {
-                wanted.remove(key);
-                if wanted.is_empty() {
-                    self.wildcards.remove(addr);
-                }
-            }
             draft.wildcards.insert(*addr);
+            if self.wildcards.get(addr).is_some_and(|(owner, _)| owner == key) {
+                self.wildcards.remove(addr);
+            }
         }
         let Some(planned) = planned else { return };
         let cluster_ips = planned.cluster_ips.iter().map(|addr| (*addr, Frontend::CLUSTER_IP));
         let foreign = planned.foreign.iter().map(|addr| (*addr, Frontend::FOREIGN));
-        for (addr, flag) in cluster_ips.chain(foreign) {
-            *self.wildcards.entry(addr).or_default().entry(key.clone()).or_default() |= flag;
+        for (addr, flags) in cluster_ips.chain(foreign).filter(|(addr, _)| owners.owns_address(key, *addr)) {
+            self.wildcards.insert(addr, (key.clone(), flags));
             held.wildcards.push(addr);
             draft.wildcards.insert(addr);
         }

@@ -28,6 +28,11 @@ impl Owners for FirstName<'_> {
         };
         self.0.iter().find(|(_, planned)| wants(planned)).is_some_and(|(key, _)| key == service)
     }
+
+    fn owns_address(&self, service: &ObjectKey, addr: IpAddr) -> bool {
+        let wants = |planned: &Planned| planned.cluster_ips.contains(&addr) || planned.foreign.contains(&addr);
+        self.0.iter().find(|(_, planned)| wants(planned)).is_some_and(|(key, _)| key == service)
+    }
 }
 
 fn key(index: u8) -> ObjectKey {
@@ -138,7 +143,12 @@ fn is_old_or_new(found: &Found, before: &Found, after: &Found) -> bool {
 /// The changes that bring `old` to `new`: the Service itself, and all that share a frontend with it before or after.
 fn changes<'a>(old: &'a World, new: &'a World, service: &'a ObjectKey) -> Vec<Change<'a>> {
     let points = |planned: &Planned| -> BTreeSet<_> {
-        planned.ports.iter().flat_map(|port| port.frontends.iter().map(|it| (it.addr, port.id.protocol))).collect()
+        let frontends = planned
+            .ports
+            .iter()
+            .flat_map(|port| port.frontends.iter().map(|it| (it.addr.ip(), it.addr.port(), Some(port.id.protocol))));
+        let addresses = planned.cluster_ips.iter().chain(&planned.foreign).map(|addr| (*addr, 0, None));
+        frontends.chain(addresses).collect()
     };
     let mine: BTreeSet<_> = [old, new].iter().flat_map(|world| world.get(service)).flat_map(points).collect();
     let others = new.iter().filter(|(key, planned)| *key == service || !mine.is_disjoint(&points(planned)));
@@ -212,6 +222,8 @@ impl Lab {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn every_prefix_is_old_or_new(history in prop::collection::vec(step(), 1..12)) {
         let mut lab = Lab::new();
