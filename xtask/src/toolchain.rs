@@ -30,12 +30,15 @@ impl Toolchain {
 
     fn nightly() -> Option<Self> {
         let rustup = find("rustup")?;
-        let which = |program| {
-            let path =
-                output(command(&rustup, &["which", "--toolchain", "nightly", program]).env_remove("RUSTUP_TOOLCHAIN"));
-            path.ok().map(|path| PathBuf::from(path.trim()))
-        };
-        Self { rustc: which("rustc")?, cargo: which("cargo")?, bootstrap: false }.usable()
+        let ask = |args: &[&str]| output(command(&rustup, args).env_remove("RUSTUP_TOOLCHAIN")).ok();
+        // Only those that are installed are asked for: rustup may fetch one that it is asked for and has not.
+        let installed = ask(&["toolchain", "list"])?;
+        let nightlies =
+            installed.lines().filter_map(|line| line.split(' ').next()).filter(|n| n.starts_with("nightly"));
+        nightlies.into_iter().find_map(|name| {
+            let which = |program| ask(&["which", "--toolchain", name, program]).map(|path| PathBuf::from(path.trim()));
+            Self { rustc: which("rustc")?, cargo: which("cargo")?, bootstrap: false }.usable()
+        })
     }
 
     fn distribution() -> Option<Self> {

@@ -4,7 +4,11 @@
 pub(crate) const RUN_TIME: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("tc", "iproute2"),
+    ("bridge", "iproute2"),
     ("sysctl", "procps"),
+    ("kill", "procps"),
+    ("nsenter", "util-linux"),
+    ("mount", "mount"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
     ("nginx", "nginx-light"),
@@ -16,4 +20,4 @@ pub(crate) const RUN_TIME: &[(&str, &str)] = &[
 ];
 
 /// What compiling the agent needs besides Rust: the TLS library has parts in C.
-pub(crate) const BUILD: &[(&str, &str)] = &[("cc", "gcc")];
+pub(crate) const BUILD: &[(&str, &str)] = &[("cc", "build-essential")];
