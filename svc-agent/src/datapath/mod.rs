@@ -9,6 +9,8 @@
 //! | [`links`] | attachments: pinned, updated, never detached |
 //! | [`devices`] | which devices are served, and the addresses of the node |
 //! | [`ports`] | ports kept out of the host's own use |
+//! | [`sweep`] | forgetting what a change has made worthless |
+//! | [`writer`] | carrying writes out, reading the tables back |
 //! | [`probe`] | what this kernel and this network namespace are like |
 #![expect(unsafe_code, reason = "the boundary to the kernel; each block says why it is sound")]
 
@@ -19,8 +21,11 @@ pub mod load;
 pub mod maps;
 pub mod ports;
 pub mod probe;
+pub mod sweep;
 pub mod table;
+pub mod writer;
 
 pub use links::Links;
 pub use load::{Globals, Hook, Programs};
 pub use maps::{Maps, Sizes};
+pub use writer::Writer;

@@ -59,6 +59,11 @@ impl World {
         self.synced.contains(&Kind::Service) && self.synced.contains(&Kind::Slice)
     }
 
+    /// Whether a kind has been listed in full.
+    pub fn has_listed(&self, kind: Kind) -> bool {
+        self.synced.contains(&kind)
+    }
+
     /// All Services, by name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
