@@ -1,7 +1,7 @@
 //! The user-space program: watches Services and EndpointSlices and keeps the eBPF maps filled.
 //!
 //! The way of the data is the order of the modules, and nothing points back:
-//! [`source`] → [`model`] → [`plan`] → [`apply`] → [`datapath`].
+//! [`source`] → [`model`] → [`plan`] → [`apply`] → [`datapath`]. [`engine`] is that line in one value.
 
 pub mod apply;
 pub mod cli;

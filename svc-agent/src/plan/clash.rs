@@ -158,7 +158,11 @@ impl<K: Clone + Ord + Hash + fmt::Display> ClashIndex<K> {
                 // Of the losers, those are told who have just lost: the newcomer, or whoever had the key before.
                 let is_new = new.as_ref().is_some_and(|new| new.service == loser.service);
                 if is_new || owner_before.as_ref() == Some(&loser.service) {
-                    let why = if loser.yields && !winner.yields { "a node port gives way" } else { "the older wins" };
+                    let why = match () {
+                        () if loser.yields != winner.yields => "a node port gives way",
+                        () if loser.created != winner.created => "the older wins",
+                        () => "of one age, the first by name wins",
+                    };
                     let text = format!("{key} is served for {}, not for {}: {why}", winner.service, loser.service);
                     changes.remarks.push((loser.service.clone(), text));
                 }

@@ -124,6 +124,7 @@ pub struct Planned {
     /// The health-check listener, if the Service has one.
     pub health_check: Option<HealthCheck>,
     /// What is wrong or ignored, one line each and without the name of the Service, for the log and for events on it.
+    /// Sorted, and the same in every plan as long as the cause lasts: say what the plan before did not.
     pub remarks: Vec<String>,
 }
 

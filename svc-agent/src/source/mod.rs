@@ -2,12 +2,13 @@
 //!
 //! - `wire` knows the shape of the objects as Kubernetes writes them and turns them into those of the model;
 //! - `tree` and `fields` read YAML and JSON, and know on which line a field stands and how it is spelled;
-//! - [`manifest`] reads files and directories once;
+//! - [`manifest`] reads files and directories once, [`directory`] watches them;
 //! - `allocate` is the small control plane that fills in what manifests leave open.
 //!
 //! Nothing here knows what becomes of an object.
 
 mod allocate;
+pub mod directory;
 mod fields;
 pub mod manifest;
 mod tree;
@@ -31,7 +32,7 @@ pub struct ControlPlane {
     pub node_ports: RangeInclusive<u16>,
     /// The own node: other Node objects are not delivered.
     pub node_name: String,
-    /// Where [`directory`](self) remembers what it has given out, so that a restart gives the same. `None`: the names
+    /// Where [`directory::watch`] remembers what it has given out, so that a restart gives the same. `None`: the names
     /// of the Services alone decide, and of two that would get the same address the one that is there gets it.
     pub state_file: Option<PathBuf>,
 }

@@ -61,7 +61,9 @@ fn the_loser_inherits_when_the_winner_goes() {
 fn names_decide_between_services_of_one_age_and_no_age_sorts_last() {
     let mut index = ClashIndex::default();
     index.set(&key("b"), Some(10), [claim(80)]);
-    assert_eq!(moves(&index.set(&key("a"), Some(10), [claim(80)])), ["80: b -> a"]);
+    let changes = index.set(&key("a"), Some(10), [claim(80)]);
+    assert_eq!(moves(&changes), ["80: b -> a"]);
+    assert!(changes.remarks[0].1.ends_with("of one age, the first by name wins"));
     assert!(moves(&index.set(&key("0"), None, [claim(80)])).is_empty());
     // A recreated Service of the same name is younger.
     assert_eq!(moves(&index.set(&key("a"), Some(30), [claim(80)])), ["80: a -> b"]);
