@@ -3,9 +3,8 @@
 //! Every other command asks here for what it needs, so that `setup` is a convenience and never a precondition.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -16,6 +15,8 @@ use crate::tools;
 /// Debian's compiler with its sources.
 const KERNEL_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
+/// A nightly whose LLVM bpf-linker can read.
+const NIGHTLY: &str = "nightly-2026-05-20";
 /// The version of cargo-deny to install; another one that is there will do.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -43,11 +44,10 @@ pub(crate) fn kernel_toolchain() -> Result<Kernel> {
     let toolchain = match Toolchain::find() {
         Some(toolchain) => toolchain,
         None => {
-            apt("a compiler with its sources, for the kernel object", &KERNEL_PACKAGES)?;
+            apt("a compiler with its sources for the kernel object", &KERNEL_PACKAGES)?;
             Toolchain::find().with_context(|| {
-                format!(
-                    "Debian's rustc is installed, but it lacks its sources or is built on an LLVM newer than {LLVM}"
-                )
+                let oldest = env!("CARGO_PKG_RUST_VERSION");
+                format!("Debian's rustc does not fit: wanted {oldest} or newer, its sources, LLVM {LLVM} or older")
             })?
         }
     };
@@ -119,31 +119,47 @@ pub(crate) fn programs(wanted: &[(&str, &str)]) -> Result<()> {
 fn apt(what: &str, packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     if find("apt-get").is_none() {
-        bail!("{what} is missing, and there is no apt-get here. {}", by_hand(what));
+        bail!("missing: {what}; there is no apt-get here. {}", by_hand(what));
     }
     let sudo = match (is_root(), find("sudo")) {
         (true, _) => None,
         (false, Some(sudo)) => Some(sudo),
-        (false, None) => bail!("{what} is missing; as root: apt-get update && apt-get install {list}"),
+        (false, None) => bail!("missing: {what}; as root: apt-get update && apt-get install {list}"),
     };
-    println!("setup: {what} is missing; apt-get installs {list}");
-    let _quiet = NoAutostart::new(is_root());
-    let apt_get = |args: &[&str]| match &sudo {
-        Some(sudo) => command(sudo, &[&["apt-get"], args].concat()),
-        None => command("apt-get", args),
-    };
+    println!("setup: missing: {what}; apt-get installs {list}");
+    let privileged = Privileged(sudo);
+    let apt_get = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet=2"];
     // The lists of a new image are empty or old, and an old rustc-web is not the one we need. When an update fails,
     // the installation says what is not to be had.
-    let _ = run_command(&mut apt_get(&["update", "--quiet=2"]));
-    let install = [&["install", "--yes", "--no-install-recommends", "--quiet=2"], packages].concat();
-    run_command(apt_get(&install).env("DEBIAN_FRONTEND", "noninteractive"))
+    let _ = privileged.run(&[&apt_get[..], &["update"]].concat());
+    let _quiet = NoAutostart::new(&privileged);
+    privileged.run(&[&apt_get[..], &["install", "--no-install-recommends"], packages].concat())?;
+    if packages.contains(&"nginx-light") && Path::new("/run/systemd/system").exists() {
+        // The tests start their own; the machine did not ask for a web server.
+        privileged.run(&["systemctl", "disable", "--quiet", "nginx"])?;
+    }
+    Ok(())
+}
+
+/// Runs commands as root, through sudo where this process is not.
+struct Privileged(Option<PathBuf>);
+
+impl Privileged {
+    fn run(&self, words: &[&str]) -> Result<()> {
+        let run = match &self.0 {
+            Some(sudo) => &mut command(sudo, words),
+            None => &mut command(words[0], &words[1..]),
+        };
+        // apt-get and dpkg say little on a terminal and everything elsewhere; what goes wrong they say on stderr.
+        run_command(run.stdout(Stdio::null()))
+    }
 }
 
 /// What a person types on a machine without apt-get.
 fn by_hand(what: &str) -> String {
     if what.contains("kernel object") || what.contains("bpf-linker") {
         format!(
-            "Type: rustup toolchain install nightly --component rust-src && \
+            "Type: rustup toolchain install {NIGHTLY} --component rust-src && \
              cargo install bpf-linker --version {BPF_LINKER} --no-default-features --features llvm-{LLVM} \
              (with the development files of LLVM {LLVM} and LLVM_PREFIX set to their folder)"
         )
@@ -153,25 +169,24 @@ fn by_hand(what: &str) -> String {
 }
 
 /// Keeps Debian's packages from starting the servers that they bring (nginx) while one of these lives.
-struct NoAutostart(Option<&'static Path>);
+struct NoAutostart<'a>(Option<&'a Privileged>);
 
-impl NoAutostart {
-    fn new(possible: bool) -> Self {
-        let policy = Path::new("/usr/sbin/policy-rc.d");
-        if !possible || policy.exists() || fs::write(policy, "#!/bin/sh\nexit 101\n").is_err() {
-            return Self(None);
-        }
-        use std::os::unix::fs::PermissionsExt as _;
-        // Without the x bit the file is ignored: the server then starts, which is a nuisance and no error.
-        let _ = fs::set_permissions(policy, fs::Permissions::from_mode(0o755));
-        Self(Some(policy))
+/// Debian's scripts ask it before they start a server; 101 is no.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl<'a> NoAutostart<'a> {
+    fn new(privileged: &'a Privileged) -> Self {
+        let no = format!("printf '#!/bin/sh\\nexit 101\\n' > {POLICY} && chmod 755 {POLICY}");
+        // A machine with a policy of its own keeps it. Where none can be made the server starts: a nuisance, no error.
+        let made = !Path::new(POLICY).exists() && privileged.run(&["sh", "-c", &no]).is_ok();
+        Self(made.then_some(privileged))
     }
 }
 
-impl Drop for NoAutostart {
+impl Drop for NoAutostart<'_> {
     fn drop(&mut self) {
-        if let Some(policy) = self.0 {
-            let _ = fs::remove_file(policy);
+        if let Some(privileged) = self.0 {
+            let _ = privileged.run(&["rm", POLICY]);
         }
     }
 }
