@@ -16,14 +16,14 @@ const CRATES: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// The line along which data flows through the agent, and what each module of it may import. Modules beside the line
-/// read from all of it; nothing of the line reads from them.
+/// The line along which data flows through the agent. A module knows what stands before it, whose values it takes, and
+/// nothing of what comes after it. Modules beside the line read from all of it; nothing of the line reads from them.
 const LINE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("source", &["model"]),
     ("plan", &["model"]),
-    ("datapath", &[]),
-    ("apply", &["model", "plan", "datapath"]),
+    ("apply", &["model", "plan"]),
+    ("datapath", &["model", "plan", "apply"]),
 ];
 
 /// The crates that load programs, and the only place of the agent that knows them.
