@@ -3,6 +3,7 @@
 //! - `wire` knows the shape of the objects as Kubernetes writes them and turns them into those of the model;
 //! - `tree` and `fields` read YAML and JSON, and know on which line a field stands and how it is spelled;
 //! - [`manifest`] reads files and directories once, [`directory`] watches them;
+//! - [`kubernetes`] follows the API server;
 //! - `allocate` is the small control plane that fills in what manifests leave open.
 //!
 //! Nothing here knows what becomes of an object.
@@ -10,6 +11,7 @@
 mod allocate;
 pub mod directory;
 mod fields;
+pub mod kubernetes;
 pub mod manifest;
 mod tree;
 mod wire;

@@ -248,9 +248,9 @@ fn families(draft: &Draft, ranges: &[IpNet]) -> Result<Vec<Family>, String> {
     }
     let asked = own.len().max(draft.families.len()).min(2);
     let (least, most) = match draft.family_policy {
-        Some(FamilyPolicy::SingleStack) => (1, own.len().max(1)),
-        Some(FamilyPolicy::PreferDualStack) => (asked.min(1), 2),
-        Some(FamilyPolicy::RequireDualStack) => (2, 2),
+        Some(FamilyPolicy::Single) => (1, own.len().max(1)),
+        Some(FamilyPolicy::PreferDual) => (asked.min(1), 2),
+        Some(FamilyPolicy::RequireDual) => (2, 2),
         // Who lists two families, or two addresses, means both.
         None => (asked, asked.max(1)),
     };

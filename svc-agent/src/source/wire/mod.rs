@@ -4,18 +4,19 @@
 //! `null` for empty lists. What decodes but means nothing is a [`Problem`]: manifests refuse the object and say where,
 //! the watch of the API server goes on with the rest of it.
 
-pub(super) mod address;
 pub(super) mod node;
 pub(super) mod pod;
 pub(super) mod service;
 pub(super) mod slice;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
-use crate::model::{ObjectKey, Protocol};
+use crate::model::{ObjectKey, Protocol, text};
 
 /// Label of a Service that another proxy serves.
 pub(super) const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
@@ -78,6 +79,17 @@ impl Meta {
     pub(super) fn created(&self) -> Option<i64> {
         self.creation_timestamp.as_deref()?.parse::<Timestamp>().ok().map(Timestamp::as_second)
     }
+}
+
+/// A prefix; unlike in flags an address alone is none.
+pub(super) fn prefix(text: &str, example: &str) -> Result<IpNet, String> {
+    let prefix = text.contains('/').then(|| text::prefix(text)).flatten();
+    prefix.ok_or_else(|| format!("{text:?} is no prefix like {example}"))
+}
+
+/// An address.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    text::address(text).ok_or_else(|| format!("{text:?} is no address"))
 }
 
 /// A protocol by its name in Kubernetes; absent is TCP.

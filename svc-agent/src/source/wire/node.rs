@@ -2,8 +2,7 @@
 
 use serde::Deserialize;
 
-use super::address::{parse_ip, parse_prefix};
-use super::{Meta, Problem, nullable};
+use super::{Meta, Problem, address, nullable, prefix};
 use crate::model::{Node, ServiceCidr};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -74,12 +73,9 @@ impl WireNode {
                 "ExternalIP" => &mut node.external_ips,
                 _ => continue,
             };
-            match parse_ip(&entry.address) {
-                Some(ip) => list.push(ip),
-                None => {
-                    let path = format!("status.addresses[{index}].address");
-                    problems.push(Problem::new(path, format!("{:?} is no address", entry.address)));
-                }
+            match address(&entry.address) {
+                Ok(ip) => list.push(ip),
+                Err(text) => problems.push(Problem::new(format!("status.addresses[{index}].address"), text)),
             }
         }
         let (field, cidrs) = match self.spec.pod_cidr {
@@ -87,9 +83,9 @@ impl WireNode {
             _ => ("spec.podCIDRs", self.spec.pod_cidrs),
         };
         for text in cidrs.iter().filter(|text| !text.is_empty()) {
-            match parse_prefix(text) {
-                Some(prefix) => node.pod_cidrs.push(prefix),
-                None => problems.push(Problem::new(field, format!("{text:?} is no prefix like 10.0.0.0/24"))),
+            match prefix(text, "10.0.0.0/24") {
+                Ok(prefix) => node.pod_cidrs.push(prefix),
+                Err(text) => problems.push(Problem::new(field, text)),
             }
         }
         (node, problems)
@@ -118,12 +114,9 @@ impl WireServiceCidr {
         let mut problems = Vec::new();
         let mut cidrs = Vec::new();
         for (index, text) in self.spec.cidrs.iter().enumerate() {
-            match parse_prefix(text) {
-                Some(prefix) => cidrs.push(prefix),
-                None => {
-                    let path = format!("spec.cidrs[{index}]");
-                    problems.push(Problem::new(path, format!("{text:?} is no prefix like 10.96.0.0/16")));
-                }
+            match prefix(text, "10.96.0.0/16") {
+                Ok(prefix) => cidrs.push(prefix),
+                Err(text) => problems.push(Problem::new(format!("spec.cidrs[{index}]"), text)),
             }
         }
         (ServiceCidr { name: self.metadata.name.as_deref().unwrap_or_default().into(), cidrs }, problems)

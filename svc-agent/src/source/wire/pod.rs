@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::address::parse_ip;
 use super::service::TargetPort;
-use super::{Meta, Problem, nullable, port, protocol};
+use super::{Meta, Problem, address, nullable, port, protocol};
 use crate::model::{ObjectKey, Protocol};
 use crate::source::Interner;
 
@@ -118,11 +117,11 @@ impl WirePod {
             status.pod_ip.as_deref().into_iter().collect()
         };
         for (index, text) in texts.into_iter().enumerate().filter(|(_, text)| !text.is_empty()) {
-            match parse_ip(text) {
-                Some(ip) => ips.push(ip),
-                None => {
+            match address(text) {
+                Ok(ip) => ips.push(ip),
+                Err(text) => {
                     let path = if several { format!("status.podIPs[{index}].ip") } else { "status.podIP".to_owned() };
-                    problems.push(Problem::new(path, format!("{text:?} is no address")));
+                    problems.push(Problem::new(path, text));
                 }
             }
         }
@@ -137,10 +136,10 @@ impl WirePod {
                 match (number, protocol(wire.protocol.as_deref())) {
                     (Ok(port), Ok(protocol)) => ports.push((wire.name.clone().unwrap_or_default(), protocol, port)),
                     (Err(text), _) => {
-                        problems.push(Problem::new(format!("spec.{list}[{i}].ports[{j}].containerPort"), text))
+                        problems.push(Problem::new(format!("spec.{list}[{i}].ports[{j}].containerPort"), text));
                     }
                     (_, Err(text)) => {
-                        problems.push(Problem::new(format!("spec.{list}[{i}].ports[{j}].protocol"), text))
+                        problems.push(Problem::new(format!("spec.{list}[{i}].ports[{j}].protocol"), text));
                     }
                 }
             }

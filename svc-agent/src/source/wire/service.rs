@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::address::{parse_ip, parse_prefix};
-use super::{HEADLESS, Meta, OTHER_PROXY, Problem, nullable, port, protocol};
+use super::{HEADLESS, Meta, OTHER_PROXY, Problem, address, nullable, port, prefix, protocol};
 use crate::model::{Family, IpMode, LoadBalancerIngress, Service, ServicePort, ServiceType, TrafficPolicy};
 use crate::source::Interner;
 
@@ -155,9 +154,9 @@ pub(in crate::source) struct Draft {
 /// `ipFamilyPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::source) enum FamilyPolicy {
-    SingleStack,
-    PreferDualStack,
-    RequireDualStack,
+    Single,
+    PreferDual,
+    RequireDual,
 }
 
 /// `trafficDistribution`: which hints the slice controller would write.
@@ -247,7 +246,7 @@ impl WireService {
         }
         let ranges = spec.load_balancer_source_ranges.iter().enumerate().filter_map(|(index, text)| {
             let path = format!("spec.loadBalancerSourceRanges[{index}]");
-            problems.take(&path, parse_prefix(text).ok_or_else(|| format!("{text:?} is no prefix like 10.0.0.0/8")))
+            problems.take(&path, prefix(text, "10.0.0.0/8"))
         });
         let source_ranges = ranges.collect();
         let affinity =
@@ -335,9 +334,9 @@ const POLICIES: Words<TrafficPolicy, 2> = [("Cluster", TrafficPolicy::Cluster), 
 const MODES: Words<IpMode, 2> = [("VIP", IpMode::Vip), ("Proxy", IpMode::Proxy)];
 const AFFINITIES: Words<bool, 2> = [("None", false), ("ClientIP", true)];
 const FAMILY_POLICIES: Words<Option<FamilyPolicy>, 3> = [
-    ("SingleStack", Some(FamilyPolicy::SingleStack)),
-    ("PreferDualStack", Some(FamilyPolicy::PreferDualStack)),
-    ("RequireDualStack", Some(FamilyPolicy::RequireDualStack)),
+    ("SingleStack", Some(FamilyPolicy::Single)),
+    ("PreferDualStack", Some(FamilyPolicy::PreferDual)),
+    ("RequireDualStack", Some(FamilyPolicy::RequireDual)),
 ];
 
 /// Collects what means nothing while the rest is read.
@@ -354,7 +353,7 @@ impl Problems {
     }
 
     fn ip(&mut self, path: &str, text: &str) -> Option<IpAddr> {
-        self.take(path, parse_ip(text).ok_or_else(|| format!("{text:?} is no address")))
+        self.take(path, address(text))
     }
 
     /// One of a few words; absent or empty is the default.

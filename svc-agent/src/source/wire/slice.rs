@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
-use super::address::parse_ip;
 use super::service::family;
-use super::{HEADLESS, Meta, OTHER_PROXY, Problem, SERVICE_NAME, nullable, port, protocol};
+use super::{HEADLESS, Meta, OTHER_PROXY, Problem, SERVICE_NAME, address, nullable, port, protocol};
 use crate::model::{Endpoint, EndpointSlice, Family, Hints, ObjectKey, SlicePort};
 use crate::source::Interner;
 
@@ -132,7 +131,7 @@ impl WireSlice {
 }
 
 fn endpoint_address(text: &str, family: Family) -> Result<IpAddr, String> {
-    let addr = parse_ip(text).ok_or_else(|| format!("{text:?} is no address"))?;
+    let addr = address(text)?;
     if Family::of(addr) == family {
         Ok(addr)
     } else {
