@@ -11,7 +11,7 @@ use svc_common::net::Address;
 use svc_common::tables::{self, Device, Masked, SERVICE_CIDRS};
 
 use crate::apply::{self, Applier, Owners, Stale, Write};
-use crate::model::{Change, Event, Family, ObjectKey, Protocol, World};
+use crate::model::{Change, Event, Family, Node, ObjectKey, Protocol, World};
 use crate::plan::clash::{ClashIndex, FrontendAddr, address_claims, frontend_claims};
 use crate::plan::settings::Detect;
 use crate::plan::{self, NodeView, Options, Planned};
@@ -42,6 +42,8 @@ pub struct Engine {
     world: World,
     /// Addresses of the machine besides those of the Node object.
     addresses: Vec<IpAddr>,
+    /// Primary addresses of families of which the Node object has none.
+    primary: [Option<IpAddr>; 2],
     devices: BTreeMap<u32, Device>,
     node: NodeView,
     settings: plan::Settings,
@@ -81,6 +83,7 @@ impl Engine {
             snat_ports,
             world: World::default(),
             addresses: Vec::new(),
+            primary: [None; 2],
             devices: applier.present_globals().devices.clone(),
             settings: plan::Settings::default(),
             claims: Claims::default(),
@@ -108,6 +111,19 @@ impl Engine {
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.node_dirty |= self.addresses != addresses;
         self.addresses = addresses;
+    }
+
+    /// What counts as the node's primary address of a family of which its Node object has none.
+    pub fn set_primary(&mut self, primary: [Option<IpAddr>; 2]) {
+        self.node_dirty |= self.primary != primary;
+        self.primary = primary;
+    }
+
+    /// Starts over on tables of which it is no longer known what they hold: the applier is restored from them.
+    pub fn recover(&mut self, applier: Applier) {
+        self.applier = applier;
+        self.node_dirty = true;
+        self.committed = false;
     }
 
     /// The devices that the programs have to know.
@@ -189,8 +205,21 @@ impl Engine {
         commit
     }
 
+    /// The own Node, completed by the machine's primary addresses.
+    fn node_object(&self) -> Option<Node> {
+        let mut node = self.world.node().cloned();
+        for addr in self.primary.into_iter().flatten() {
+            let node = node.get_or_insert_with(|| Node { name: self.name.as_str().into(), ..Node::default() });
+            if !node.internal_ips.iter().any(|known| Family::of(*known) == Family::of(addr)) {
+                node.internal_ips.push(addr);
+            }
+        }
+        node
+    }
+
     fn refresh_node(&mut self, dirty: &mut BTreeSet<ObjectKey>, commit: &mut Commit) {
-        let node = NodeView::new(&self.name, self.world.node(), &self.addresses, &self.options);
+        let object = self.node_object();
+        let node = NodeView::new(&self.name, object.as_ref(), &self.addresses, &self.options);
         if node != self.node {
             self.node = node;
             dirty.extend(self.world.services().map(|service| service.key.clone()));
@@ -287,7 +316,7 @@ mod tests {
 
     use super::*;
     use crate::apply::Capacity;
-    use crate::model::{Endpoint, EndpointSlice, Kind, Node, Object, Service, ServicePort, SlicePort};
+    use crate::model::{Endpoint, EndpointSlice, Kind, Object, Service, ServicePort, SlicePort};
 
     fn service(name: &str, created: i64, ports: &[u16]) -> Service {
         Service {

@@ -9,4 +9,5 @@ pub mod datapath;
 pub mod engine;
 pub mod model;
 pub mod plan;
+pub mod run;
 pub mod source;

@@ -15,6 +15,7 @@ use crate::datapath::Sizes;
 use crate::plan::Options;
 use crate::plan::options::{DetectLocalMode, Detector, NodePortAddresses, OptionError, Prefixes};
 use crate::plan::scheduler;
+use crate::source::ControlPlane;
 
 /// Default of `--bpffs`.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/svc";
@@ -126,6 +127,16 @@ impl Flags {
             allow_external_ips: self.allow_external_ips.0.clone(),
             algorithm: self.scheduler,
         })
+    }
+
+    /// What stands in for a control plane when objects come from manifests.
+    pub fn control_plane(&self) -> ControlPlane {
+        ControlPlane {
+            service_cidrs: Some(self.service_cidr.0.clone()).filter(|cidrs| !cidrs.is_empty()),
+            node_ports: self.service_node_port_range.first..=self.service_node_port_range.last,
+            node_name: self.node_name(),
+            state_file: None,
+        }
     }
 
     /// The mask of the mark bit that asks for source translation.

@@ -4,7 +4,6 @@
 //! each: a picture of some hundred devices costs a millisecond, and no lost message can leave it wrong.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -51,6 +50,8 @@ pub struct Served {
     pub name: String,
     /// What it is for.
     pub role: Role,
+    /// Hardware, or a bundle of it: what arrives has a finished checksum, as XDP needs it.
+    pub hardware: bool,
     /// What the programs are told about it.
     pub entry: Device,
 }
@@ -62,6 +63,8 @@ pub struct Network {
     pub devices: BTreeMap<u32, Served>,
     /// All addresses of the node, loopback excepted, sorted.
     pub addresses: Vec<IpAddr>,
+    /// First address of the first uplink that has one, IPv4 and IPv6: the node's, where its Node object has none.
+    pub primary: [Option<IpAddr>; 2],
 }
 
 /// A device as netlink describes it.
@@ -208,12 +211,17 @@ pub fn classify(links: &[Link], addresses: &[Bound], selection: &Selection) -> N
             source_v4: own(true).and_then(V4::from_ip).unwrap_or_default(),
             source_v6: own(false).and_then(V6::from_ip).unwrap_or_default(),
         };
-        devices.insert(link.index, Served { name: link.name.clone(), role, entry });
+        let hardware = matches!(link.kind, None | Some(InfoKind::Bond | InfoKind::Team));
+        devices.insert(link.index, Served { name: link.name.clone(), role, hardware, entry });
     }
     let mut own: Vec<IpAddr> = addresses.iter().map(|bound| bound.addr).filter(|addr| !addr.is_loopback()).collect();
     own.sort_unstable();
     own.dedup();
-    Network { devices, addresses: own }
+    let primary = [true, false].map(|v4| {
+        let uplinks = devices.iter().filter(|(_, served): &(&u32, &Served)| served.role == Role::Uplink);
+        uplinks.map(|(index, _)| *index).find_map(|index| source(Some(index), v4))
+    });
+    Network { devices, addresses: own, primary }
 }
 
 /// Watches the network namespace for as long as it lives.
@@ -317,18 +325,13 @@ fn read_address(message: &AddressMessage) -> Option<Bound> {
     })
 }
 
-/// Names of all devices of this network namespace, by interface index.
-pub fn names() -> io::Result<BTreeMap<u32, String>> {
-    let mut names = BTreeMap::new();
-    for entry in std::fs::read_dir("/sys/class/net")? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Ok(index) = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))
-            && let Ok(index) = index.trim().parse()
-        {
-            names.insert(index, name);
-        }
-    }
-    Ok(names)
+/// Name of a device of this network namespace.
+pub fn name(index: u32) -> Option<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the function asks for.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    let end = name.iter().position(|byte| *byte == 0)?;
+    (!found.is_null()).then(|| String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 #[cfg(test)]

@@ -63,6 +63,11 @@ impl Links {
         Ok(Self { dir, tcx })
     }
 
+    /// Name of the link of a program on a device.
+    pub fn device_link(hook: Hook, index: u32) -> String {
+        format!("{}_{index}", hook.name())
+    }
+
     /// Puts a program on a device's TC hook.
     pub fn attach_tc(&self, programs: &mut Programs, hook: Hook, index: u32, name: &str) -> anyhow::Result<Attached> {
         let (tcx, direction) = match hook {
@@ -71,7 +76,7 @@ impl Links {
         };
         if self.tcx {
             return self
-                .attach(&format!("{}_{index}", hook.name()), programs.fd(hook)?, Target::Device(index), tcx, 0)
+                .attach(&Self::device_link(hook, index), programs.fd(hook)?, Target::Device(index), tcx, 0)
                 .with_context(|| format!("cannot attach {} to {name}", hook.name()));
         }
         attach_filter(programs, hook, name, direction)
@@ -81,7 +86,7 @@ impl Links {
     /// Puts the XDP program on a device.
     pub fn attach_xdp(&self, programs: &Programs, index: u32, mode: XdpMode) -> anyhow::Result<Attached> {
         let hook = Hook::XdpUplink;
-        let name = format!("{}_{index}", hook.name());
+        let name = Self::device_link(hook, index);
         let target = Target::Device(index);
         Ok(self.attach(&name, programs.fd(hook)?, target, AttachType::Xdp, mode as u32)?)
     }

@@ -100,8 +100,17 @@ pub struct Globals {
     pub hz: u32,
     /// Bit of the packet mark that asks for source translation.
     pub mark: u32,
-    /// Socket programs serve only this network namespace; 0: all below the cgroup.
+    /// XDP turns packets around.
+    pub external_fast_path: bool,
+    /// The host's network namespace.
     pub netns_cookie: u64,
+    /// Socket programs serve the sockets of pods too.
+    pub socket_all: bool,
+}
+
+/// A switch, as the programs read it.
+fn switch(on: bool) -> &'static u32 {
+    if on { &1 } else { &0 }
 }
 
 /// The loaded programs. Dropping them unloads what no link holds.
@@ -136,11 +145,16 @@ impl Programs {
         if OBJECT.is_empty() {
             bail!("this svc-agent was built without its kernel object; run cargo xtask build-ebpf and build it again");
         }
-        loader.override_global("HZ", &globals.hz, true).override_global("MARK", &globals.mark, true).override_global(
-            "NETNS_COOKIE",
-            &globals.netns_cookie,
-            true,
-        );
+        let words = [
+            ("HZ", &globals.hz),
+            ("MARK", &globals.mark),
+            ("EXTERNAL_FAST_PATH", switch(globals.external_fast_path)),
+            ("SOCKET_ALL", switch(globals.socket_all)),
+        ];
+        for (name, value) in words {
+            loader.override_global(name, value, false);
+        }
+        loader.override_global("NETNS_COOKIE", &globals.netns_cookie, false);
         let object =
             loader.load(OBJECT).context("the kernel refuses the object; svc-agent doctor says what is missing")?;
         let mut programs = Self { object };

@@ -8,6 +8,7 @@
 //! | [`load`] | the kernel object: programs on their maps
 //! | [`links`] | attachments: pinned, updated, never detached |
 //! | [`devices`] | which devices are served, and the addresses of the node |
+//! | [`pins`] | the folder of pins: one agent at a time |
 //! | [`ports`] | ports kept out of the host's own use |
 //! | [`sweep`] | forgetting what a change has made worthless |
 //! | [`writer`] | carrying writes out, reading the tables back |
@@ -19,6 +20,7 @@ pub mod devices;
 pub mod links;
 pub mod load;
 pub mod maps;
+pub mod pins;
 pub mod ports;
 pub mod probe;
 pub mod sweep;

@@ -1,0 +1,171 @@
+//! Which program hangs where: every served device gets its TC programs as soon as it is seen, uplinks XDP, the cgroup
+//! the socket programs. What cannot be attached is said once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
+use anyhow::Context as _;
+use svc_common::tables::{Device, device};
+
+use crate::cli::flags::{FastPath, Flags, SocketLb};
+use crate::datapath::devices::{Role, Served};
+use crate::datapath::links::{Attached, Links, XdpMode};
+use crate::datapath::{Globals, Hook, Maps, Programs, pins, probe};
+
+/// The loaded programs and where they hang.
+pub(super) struct Attachments {
+    programs: Programs,
+    links: Links,
+    fast_path: FastPath,
+    served: BTreeMap<u32, Device>,
+    /// Names of links that are in use.
+    wanted: BTreeSet<String>,
+    /// What was said before.
+    said: BTreeSet<String>,
+}
+
+impl Attachments {
+    /// Loads the programs onto the pinned maps.
+    pub(super) fn load(flags: &Flags) -> anyhow::Result<Self> {
+        let xdp = matches!(flags.external_fast_path, FastPath::Auto | FastPath::Xdp);
+        let globals = Globals {
+            hz: probe::ticks_per_second().context("cannot find out the length of a tick")?,
+            mark: flags.masquerade_mark(),
+            external_fast_path: xdp,
+            netns_cookie: probe::netns_cookie().context("cannot find out the cookie of this network namespace")?,
+            socket_all: flags.socket_lb == SocketLb::All,
+        };
+        let mut hooks = vec![Hook::TcIngress, Hook::TcEgress, Hook::Gc];
+        if xdp {
+            hooks.push(Hook::XdpUplink);
+        }
+        if flags.socket_lb != SocketLb::Off {
+            hooks.extend(Hook::SOCKET.iter().map(|(hook, _)| *hook));
+        }
+        Ok(Self {
+            programs: Programs::load_pinned(&flags.bpffs, &globals, &hooks)?,
+            links: Links::new(&flags.bpffs, probe::has_tcx())?,
+            fast_path: flags.external_fast_path,
+            served: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            said: BTreeSet::new(),
+        })
+    }
+
+    /// The loaded programs.
+    pub(super) fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Puts the socket programs on the cgroup.
+    pub(super) fn attach_sockets(&mut self, flags: &Flags) -> anyhow::Result<()> {
+        if flags.socket_lb == SocketLb::Off {
+            return Ok(());
+        }
+        let path = flags.cgroup.clone().map_or_else(pins::cgroup_root, Ok)?;
+        let cgroup = File::open(&path).with_context(|| format!("cannot open cgroup {}", path.display()))?;
+        for (hook, at) in Hook::SOCKET {
+            self.links.attach_socket(&self.programs, hook, at, cgroup.as_fd())?;
+            self.wanted.insert(hook.name().to_owned());
+        }
+        Ok(())
+    }
+
+    /// Brings the attachments up to date with the devices that are there.
+    pub(super) fn serve(&mut self, maps: &Maps, devices: &BTreeMap<u32, Served>) {
+        let gone: Vec<u32> = self.served.keys().filter(|index| !devices.contains_key(index)).copied().collect();
+        for index in gone {
+            self.served.remove(&index);
+            for hook in [Hook::TcIngress, Hook::TcEgress, Hook::XdpUplink] {
+                let name = Links::device_link(hook, index);
+                self.wanted.remove(&name);
+                if let Err(error) = self.links.detach(&name) {
+                    tracing::warn!("cannot remove the pin {name}: {error}");
+                }
+            }
+        }
+        for (index, served) in devices {
+            if self.served.get(index) == Some(&served.entry) {
+                continue;
+            }
+            // Before the first full list the applier writes nothing, but a new device needs its entry now.
+            if let Err(error) = maps.devices.set(index, &served.entry) {
+                self.say(format!("cannot write device {}: {error}", served.name));
+            }
+            if !self.served.contains_key(index) && !self.attach(*index, served) {
+                continue;
+            }
+            self.served.insert(*index, served.entry);
+        }
+    }
+
+    /// Puts the programs on one device; `false` if it has to be tried again.
+    fn attach(&mut self, index: u32, served: &Served) -> bool {
+        for hook in [Hook::TcIngress, Hook::TcEgress] {
+            match self.links.attach_tc(&mut self.programs, hook, index, &served.name) {
+                Ok(attached) => log(attached, hook, served),
+                Err(error) => {
+                    self.say(format!("{error:#}"));
+                    return false;
+                }
+            }
+            self.wanted.insert(Links::device_link(hook, index));
+        }
+        self.attach_xdp(index, served);
+        true
+    }
+
+    fn attach_xdp(&mut self, index: u32, served: &Served) {
+        let modes: &[XdpMode] = match self.fast_path {
+            // A virtual device may hand over packets without a checksum, which must not go back to a wire as they are.
+            FastPath::Auto if served.hardware => &[XdpMode::Driver],
+            FastPath::Xdp => &[XdpMode::Driver, XdpMode::Generic],
+            FastPath::Auto | FastPath::Tc | FastPath::Off => return,
+        };
+        if served.role != Role::Uplink || served.entry.flags & device::LAYER3 != 0 {
+            return;
+        }
+        let mut failures = Vec::new();
+        for mode in modes {
+            match self.links.attach_xdp(&self.programs, index, *mode) {
+                Ok(attached) => {
+                    log(attached, Hook::XdpUplink, served);
+                    self.wanted.insert(Links::device_link(Hook::XdpUplink, index));
+                    return;
+                }
+                Err(error) => failures.push(format!("{mode:?}: {error:#}")),
+            }
+        }
+        let failures = failures.join("; ");
+        self.say(format!("no XDP on {}, its traffic goes through the stack ({failures})", served.name));
+    }
+
+    /// Takes away what an earlier agent with other flags has attached, and pins of devices that are gone.
+    pub(super) fn forget_others(&mut self) -> anyhow::Result<()> {
+        let wanted = &self.wanted;
+        for name in self.links.sweep(|name| wanted.contains(name))? {
+            tracing::info!("{name} is no longer attached");
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, what: String) {
+        if self.said.insert(what.clone()) {
+            tracing::warn!("{what}");
+        }
+    }
+
+    /// Runs the garbage collector when it is due.
+    pub(super) async fn tend(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn log(attached: Attached, hook: Hook, served: &Served) {
+    let verb = match attached {
+        Attached::New => "attached to",
+        Attached::Replaced => "replaced on",
+    };
+    tracing::debug!("{} {verb} {} ({})", hook.name(), served.name, served.role.name());
+}

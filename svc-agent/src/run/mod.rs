@@ -1,0 +1,218 @@
+//! `svc-agent run`: a source at one end, the kernel at the other, and the order in which things happen.
+//!
+//! At the start the pinned maps are opened and the programs put on them, device by device, in place of their
+//! predecessors: what an earlier agent has written goes on serving. Only when Services and EndpointSlices have been
+//! listed in full the difference is written. At the end everything stays as it is.
+
+mod attach;
+mod sweeper;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::apply::{self, Applier, Sink as _};
+use crate::cli::flags::{Flags, SourceFlag};
+use crate::datapath::devices::{Selection, Watch};
+use crate::datapath::{Maps, Writer, maps, pins, ports};
+use crate::engine::Engine;
+use crate::model::{Event, Kind};
+use crate::source;
+
+use attach::Attachments;
+use sweeper::Sweeper;
+
+/// Changes that follow each other are taken together for as long as this at most.
+const BATCHING: Duration = Duration::from_millis(50);
+/// How long the Node and the ServiceCIDRs are waited for once Services and EndpointSlices are there.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long after a failed write the next attempt comes.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Serves this node until SIGTERM or SIGINT.
+pub fn run(flags: &Flags) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(Agent::serve(flags))
+}
+
+/// The running agent.
+struct Agent {
+    engine: Engine,
+    maps: Arc<Maps>,
+    attachments: Attachments,
+    sweeper: Sweeper,
+    /// The clock of the applier.
+    began: Instant,
+    /// When Services and EndpointSlices were both there.
+    listed: Option<Instant>,
+    /// When to try again after a failure, or to reuse what has become free.
+    again: Option<Instant>,
+}
+
+impl Agent {
+    async fn serve(flags: &Flags) -> anyhow::Result<()> {
+        check(flags)?;
+        let _lock = pins::lock(&flags.bpffs)?;
+        let memory = maps::total_memory(flags.sizes())?;
+        tracing::info!("tables cost {} MiB of kernel memory", memory.div_ceil(1 << 20));
+        let (maps, remarks) = Maps::open_or_create(&flags.bpffs, flags.sizes())?;
+        remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+        let maps = Arc::new(maps);
+        ports::reserve(&flags.bpffs, flags.snat_port_range.first, flags.snat_port_range.last)
+            .unwrap_or_else(|error| tracing::warn!("ports for source translation are not reserved: {error:#}"));
+
+        let options = flags.options()?;
+        let selection = Selection::new(&flags.devices, options.detector.clone());
+        let mut watch = Watch::start(selection).await?;
+        let mut attachments = Attachments::load(flags)?;
+        let applier = Applier::restore(maps.capacity(), &maps.present()?);
+        let snat_ports = (flags.snat_port_range.first, flags.snat_port_range.last);
+        let mut agent = Self {
+            engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
+            sweeper: Sweeper::new(Arc::clone(&maps)),
+            maps,
+            began: Instant::now(),
+            listed: None,
+            again: None,
+            attachments: {
+                attachments.attach_sockets(flags)?;
+                attachments
+            },
+        };
+        agent.network_changed(&mut watch);
+        agent.attachments.forget_others()?;
+
+        let (sender, mut events) = mpsc::channel(16);
+        let mut source = tokio::spawn(watch_source(flags.clone(), sender));
+        let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        loop {
+            let again = agent.again.map(tokio::time::Instant::from_std);
+            tokio::select! {
+                batch = events.recv() => match batch {
+                    Some(batch) => agent.take(batch, &mut events).await,
+                    None => match (&mut source).await.context("the source broke off")? {
+                        Err(error) => return Err(error),
+                        Ok(()) => bail!("the source has ended"),
+                    },
+                },
+                changed = watch.network.changed() => {
+                    changed.context("the watch on devices and addresses has ended")?;
+                    agent.network_changed(&mut watch);
+                }
+                () = sleep_until(again) => agent.again = None,
+                () = agent.attachments.tend() => {}
+                () = agent.sweeper.finished() => {}
+                _ = terminated.recv() => break,
+                _ = interrupted.recv() => break,
+            }
+            agent.commit();
+        }
+        tracing::info!("ending; the datapath stays in place");
+        agent.sweeper.finish().await;
+        Ok(())
+    }
+
+    /// Folds a batch of events and whatever else comes until there is a moment of quiet.
+    async fn take(&mut self, batch: Vec<Event>, events: &mut mpsc::Receiver<Vec<Event>>) {
+        batch.into_iter().for_each(|event| self.engine.fold(event));
+        let deadline = Instant::now() + BATCHING;
+        while Instant::now() < deadline {
+            // The source lives on the same thread: it may have more as soon as it is let.
+            tokio::task::yield_now().await;
+            match events.try_recv() {
+                Ok(batch) => batch.into_iter().for_each(|event| self.engine.fold(event)),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn network_changed(&mut self, watch: &mut Watch) {
+        let network = watch.network.borrow_and_update().clone();
+        let devices = network.devices.iter().map(|(index, served)| (*index, served.entry)).collect();
+        self.attachments.serve(&self.maps, &network.devices);
+        self.engine.set_devices(devices);
+        self.engine.set_addresses(network.addresses);
+        self.engine.set_primary(network.primary);
+    }
+
+    /// Whether enough is known to write. Services and EndpointSlices are waited for, however long it takes. Without the
+    /// Node and the ServiceCIDRs the plan would only lack what depends on them, but a restart must not take that away
+    /// for the moment until they arrive.
+    fn is_listed(&mut self) -> bool {
+        let world = self.engine.world();
+        if !world.is_synced() {
+            return false;
+        }
+        let since = *self.listed.get_or_insert_with(Instant::now);
+        let complete = Kind::ALL.iter().all(|kind| world.has_listed(*kind));
+        if !complete && since.elapsed() < PATIENCE {
+            self.again.get_or_insert(since + PATIENCE);
+            return false;
+        }
+        true
+    }
+
+    fn commit(&mut self) {
+        if self.again.is_some_and(|again| again > Instant::now()) && !self.engine.is_dirty() || !self.is_listed() {
+            return;
+        }
+        let began = Instant::now();
+        let commit = self.engine.commit(self.began.elapsed());
+        for (service, remark) in &commit.remarks {
+            match service {
+                Some(service) => tracing::warn!("Service {service}: {remark}"),
+                None => tracing::warn!("{remark}"),
+            }
+        }
+        commit.full.iter().for_each(|full| tracing::error!("{full}"));
+        if let Err(error) = Writer(&self.maps).carry_out(&commit.writes) {
+            tracing::error!("{error:#}; reading the tables back and trying again");
+            self.recover();
+            return;
+        }
+        if !commit.writes.is_empty() {
+            tracing::debug!(
+                "{} services, {} writes in {:?}",
+                commit.planned.len(),
+                commit.writes.len(),
+                began.elapsed()
+            );
+            self.again = Some(Instant::now() + apply::GRACE);
+        }
+        self.sweeper.sweep(commit.stale);
+    }
+
+    fn recover(&mut self) {
+        self.again = Some(Instant::now() + RETRY);
+        match self.maps.present() {
+            Ok(present) => self.engine.recover(Applier::restore(self.maps.capacity(), &present)),
+            Err(error) => tracing::error!("{error:#}"),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn watch_source(flags: Flags, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
+    match &flags.source {
+        SourceFlag::Directory(path) => source::directory::watch(path.clone(), flags.control_plane(), sender).await,
+        SourceFlag::Kubernetes => bail!("not yet"),
+    }
+}
+
+/// What flags say together.
+fn check(flags: &Flags) -> anyhow::Result<()> {
+    let (snat, nodes) = (flags.snat_port_range, flags.service_node_port_range);
+    if snat.overlaps(nodes) {
+        bail!("--snat-port-range {snat} overlaps --service-node-port-range {nodes}; choose others");
+    }
+    Ok(())
+}
