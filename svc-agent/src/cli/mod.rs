@@ -137,7 +137,25 @@ pub fn execute(cli: Cli) -> ExitCode {
 }
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
-    anyhow::bail!("this command is not built in yet: {command:?}")
+    match command {
+        Command::Run(args) => {
+            log_to_stderr();
+            crate::run::run(&args.flags)
+        }
+        other => anyhow::bail!("this command is not built in yet: {other:?}"),
+    }
+}
+
+/// One line an event; what is worth knowing unless RUST_LOG says otherwise. As JSON if LOG_FORMAT is `json`.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json") {
+        logger.json().init();
+    } else {
+        logger.with_ansi(false).init();
+    }
 }
 
 #[cfg(test)]

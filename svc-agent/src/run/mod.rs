@@ -7,6 +7,7 @@
 mod attach;
 mod sweeper;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::datapath::devices::{Selection, Watch};
 use crate::datapath::{Maps, Writer, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
-use crate::source;
+use crate::source::{self, ControlPlane};
 
 use attach::Attachments;
 use sweeper::Sweeper;
@@ -48,8 +49,10 @@ struct Agent {
     began: Instant,
     /// When Services and EndpointSlices were both there.
     listed: Option<Instant>,
-    /// When to try again after a failure, or to reuse what has become free.
+    /// When to look again although nothing has happened: what has become free may be reused, or a wait is over.
     again: Option<Instant>,
+    /// No attempt before this, after a failure.
+    blocked: Option<Instant>,
 }
 
 impl Agent {
@@ -67,7 +70,7 @@ impl Agent {
         let options = flags.options()?;
         let selection = Selection::new(&flags.devices, options.detector.clone());
         let mut watch = Watch::start(selection).await?;
-        let mut attachments = Attachments::load(flags)?;
+        let attachments = Attachments::load(flags)?;
         let applier = Applier::restore(maps.capacity(), &maps.present()?);
         let snat_ports = (flags.snat_port_range.first, flags.snat_port_range.last);
         let mut agent = Self {
@@ -77,11 +80,10 @@ impl Agent {
             began: Instant::now(),
             listed: None,
             again: None,
-            attachments: {
-                attachments.attach_sockets(flags)?;
-                attachments
-            },
+            blocked: None,
+            attachments,
         };
+        agent.attachments.attach_sockets(flags)?;
         agent.network_changed(&mut watch);
         agent.attachments.forget_others()?;
 
@@ -102,7 +104,7 @@ impl Agent {
                     changed.context("the watch on devices and addresses has ended")?;
                     agent.network_changed(&mut watch);
                 }
-                () = sleep_until(again) => agent.again = None,
+                () = sleep_until(again) => {}
                 () = agent.attachments.tend() => {}
                 () = agent.sweeper.finished() => {}
                 _ = terminated.recv() => break,
@@ -149,17 +151,20 @@ impl Agent {
         let since = *self.listed.get_or_insert_with(Instant::now);
         let complete = Kind::ALL.iter().all(|kind| world.has_listed(*kind));
         if !complete && since.elapsed() < PATIENCE {
-            self.again.get_or_insert(since + PATIENCE);
+            self.again = Some(since + PATIENCE);
             return false;
         }
         true
     }
 
+    /// Writes what has changed, if there is anything.
     fn commit(&mut self) {
-        if self.again.is_some_and(|again| again > Instant::now()) && !self.engine.is_dirty() || !self.is_listed() {
+        let now = Instant::now();
+        let due = self.again.is_some_and(|again| again <= now);
+        if self.blocked.is_some_and(|until| now < until) || !(due || self.engine.is_dirty()) || !self.is_listed() {
             return;
         }
-        let began = Instant::now();
+        (self.again, self.blocked) = (None, None);
         let commit = self.engine.commit(self.began.elapsed());
         for (service, remark) in &commit.remarks {
             match service {
@@ -174,19 +179,16 @@ impl Agent {
             return;
         }
         if !commit.writes.is_empty() {
-            tracing::debug!(
-                "{} services, {} writes in {:?}",
-                commit.planned.len(),
-                commit.writes.len(),
-                began.elapsed()
-            );
-            self.again = Some(Instant::now() + apply::GRACE);
+            let (services, writes) = (commit.planned.len(), commit.writes.len());
+            tracing::debug!("{services} services, {writes} writes in {:?}", now.elapsed());
+            self.again = Some(now + apply::GRACE);
         }
         self.sweeper.sweep(commit.stale);
     }
 
     fn recover(&mut self) {
-        self.again = Some(Instant::now() + RETRY);
+        let retry = Instant::now() + RETRY;
+        (self.again, self.blocked) = (Some(retry), Some(retry));
         match self.maps.present() {
             Ok(present) => self.engine.recover(Applier::restore(self.maps.capacity(), &present)),
             Err(error) => tracing::error!("{error:#}"),
@@ -203,9 +205,18 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 
 async fn watch_source(flags: Flags, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
     match &flags.source {
-        SourceFlag::Directory(path) => source::directory::watch(path.clone(), flags.control_plane(), sender).await,
+        SourceFlag::Directory(path) => {
+            let control_plane = ControlPlane { state_file: Some(state_file(&flags.bpffs)), ..flags.control_plane() };
+            source::directory::watch(path.clone(), control_plane, sender).await
+        }
         SourceFlag::Kubernetes => bail!("not yet"),
     }
+}
+
+/// Where addresses given out for manifests are remembered: for as long as the pins live, and they end with the machine.
+pub fn state_file(bpffs: &Path) -> PathBuf {
+    let name = bpffs.to_string_lossy().trim_matches('/').replace('/', "-");
+    Path::new("/run/svc-agent").join(format!("{name}.json"))
 }
 
 /// What flags say together.
