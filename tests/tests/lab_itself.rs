@@ -24,7 +24,9 @@ fn pod(lab: &mut Lab, name: &str, node: usize) -> Result<(Pod, Job)> {
 
 fn reaches(from: &Place, to: IpAddr, seen_as: IpAddr) -> Result<()> {
     for ask in [Ask::Tcp, Ask::Udp] {
-        traffic::ask(from, ask, SocketAddr::new(to, 80), 4)?.expect_all()?.expect_sources(&[seen_as])?;
+        let report = traffic::ask(from, ask, SocketAddr::new(to, 80), 4)?;
+        report.expect_all()?.expect_sources(&[seen_as])?;
+        ensure!(report.slowest_ms < 900, "to {to}: {} ms, a packet was lost", report.slowest_ms);
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! What runs inside the lab's namespaces on behalf of a test: servers, clients, and the janitor.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, bail};
 
 use svc_tests::lab::run;
 use svc_tests::traffic::{Ask, Report, client, load, server};
 
-const USAGE: &str = "usage: lab-helper janitor ID | serve NAME PORT.. | ask tcp|udp|http ADDR:PORT COUNT | \
+const USAGE: &str = "usage: lab-helper janitor ID | serve NAME ADDR:PORT.. | ask tcp|udp|http ADDR:PORT COUNT | \
                      transfer ADDR:PORT BYTES | hold ADDR:PORT CONNECTIONS | flow ADDR:PORT";
 
 fn main() -> Result<()> {
@@ -13,9 +15,9 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let report = match words.as_slice() {
         ["janitor", id] => return run::janitor(id),
-        ["serve", name, ports @ ..] => {
-            let ports: Result<Vec<u16>, _> = ports.iter().map(|port| port.parse()).collect();
-            return server::serve(name, &ports.context("a port is a number")?);
+        ["serve", name, at @ ..] => {
+            let at: Result<Vec<SocketAddr>, _> = at.iter().map(|at| at.parse()).collect();
+            return server::serve(name, &at.context("an address and a port, ADDR:PORT")?);
         }
         ["ask", ask, to, count] => load::ask(Ask::parse(ask)?, to.parse()?, count.parse()?),
         ["transfer", to, bytes] => client::transfer(to.parse()?, bytes.parse()?),

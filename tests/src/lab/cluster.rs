@@ -1,7 +1,7 @@
 //! The lab's control plane: the directory of manifests, and a deployment controller and kubelet in the small.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -111,7 +111,8 @@ impl Lab {
         let pod = self.pod(name)?;
         let helper = tool::sibling("lab-helper", "SVC_LAB_HELPER")?;
         let mut args = vec!["serve".to_owned(), name.to_owned()];
-        args.extend(ports.iter().map(u16::to_string));
+        // At its addresses, not at all of them: an answer over UDP has to come from the address that was asked.
+        args.extend(ports.iter().flat_map(|port| pod.ips.map(|ip| SocketAddr::new(ip, *port).to_string())));
         let log = self.run.dir().join(format!("pod-{name}.log"));
         let job = pod.place.spawn(helper, &args, &log)?;
         self.wait_listening(pod, ports)?;

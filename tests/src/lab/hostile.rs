@@ -2,7 +2,7 @@
 //!
 //! Reverse path filtering on all devices (the IPv4 switch is set when the node is built; IPv6 has none, so a rule does
 //! it, as firewalld's does), a forward policy of drop, packets that conntrack calls invalid dropped, only pairs of real
-//! addresses accepted, and what leaves the cluster masqueraded. A packet that still carries a service address, or a
+//! addresses accepted, and what leaves the pods' ranges masqueraded, also on its way to a node. A packet that still carries a service address, or a
 //! reply that conntrack does not know, does not pass.
 
 use anyhow::{Context, Result};
@@ -19,10 +19,10 @@ pub fn install(node: &Place) -> Result<()> {
         let (pods, nodes, outside) = (POD_RANGES[index], NODE_RANGES[index], OUTSIDE_RANGES[index]);
         forward += &format!(
             "    {family} saddr {pods} {family} daddr {{ {pods}, {nodes}, {outside} }} accept\n\
-             \x20   {family} saddr {nodes} {family} daddr {pods} accept\n\
+             \x20   {family} saddr {nodes} {family} daddr {{ {pods}, {nodes} }} accept\n\
              \x20   {family} saddr {outside} {family} daddr {{ {pods}, {nodes} }} accept\n"
         );
-        leaving += &format!("    {family} saddr {pods} {family} daddr != {{ {pods}, {nodes} }} masquerade\n");
+        leaving += &format!("    {family} saddr {pods} {family} daddr != {pods} masquerade\n");
     }
     let ruleset = format!(
         "table inet hostile {{\n\

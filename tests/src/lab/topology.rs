@@ -224,7 +224,8 @@ pub fn join_pod(node: &Node, pod: &Place, number: usize, config: &Config) -> Res
             let device = format!("veth{number}");
             node.place.ip_batch(&format!(
                 "link add {device} mtu {OVERLAY_MTU} type veth peer name eth0 mtu {OVERLAY_MTU} netns {}\n\
-                 link set {device} master cni0 up\n",
+                 link set {device} master cni0 up\n\
+                 link set {device} type bridge_slave hairpin on\n",
                 pod.netns()
             ))?;
             pod.ip_batch(&format!(

@@ -24,7 +24,13 @@ pub fn ask(ask: Ask, to: SocketAddr, count: u64) -> Report {
             let began = Instant::now();
             match client::ask(ask, to) {
                 Ok(answer) => report.answered(&answer, began.elapsed()),
-                Err(error) => report.failed(&error),
+                Err(error) => {
+                    report.failed(&error);
+                    // Silence costs patience: one question lost is answer enough for a test that counts.
+                    if !endless && matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) {
+                        break;
+                    }
+                }
             }
             if endless {
                 started();

@@ -116,7 +116,7 @@ impl Answer {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?.to_owned();
         let peer = words.next().and_then(|word| word.parse::<SocketAddr>().ok());
-        Ok(Self { name, peer: peer.map(|peer| peer.ip().to_canonical()) })
+        Ok(Self { name, peer: peer.map(|peer| peer.ip()) })
     }
 }
 

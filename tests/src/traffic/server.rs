@@ -1,20 +1,18 @@
 //! The lab's own server: says its name and whom it saw.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result};
 
 use super::stream;
 
-/// Serves TCP and UDP on each port, both families, until the process ends.
-pub fn serve(name: &str, ports: &[u16]) -> Result<()> {
+/// Serves TCP and UDP at each address until the process ends.
+pub fn serve(name: &str, at: &[SocketAddr]) -> Result<()> {
     let mut threads = Vec::new();
-    for port in ports {
-        // One IPv6 socket takes IPv4 as well.
-        let at = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port);
-        let udp = UdpSocket::bind(at).with_context(|| format!("cannot bind UDP port {port}"))?;
-        let tcp = TcpListener::bind(at).with_context(|| format!("cannot bind TCP port {port}"))?;
+    for at in at {
+        let udp = UdpSocket::bind(at).with_context(|| format!("cannot bind UDP {at}"))?;
+        let tcp = TcpListener::bind(at).with_context(|| format!("cannot bind TCP {at}"))?;
         let who = name.to_owned();
         threads.push(std::thread::spawn(move || udp_server(&who, &udp)));
         let who = name.to_owned();
@@ -86,5 +84,5 @@ fn converse(name: &str, stream: TcpStream) -> io::Result<()> {
 }
 
 fn hello(name: &str, peer: SocketAddr) -> String {
-    format!("{name} {}\n", SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+    format!("{name} {peer}\n")
 }
