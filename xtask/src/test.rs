@@ -120,9 +120,9 @@ impl Tier {
         tests.args(MEMBERS).arg("--no-fail-fast");
         if self == Self::Host {
             tests.args(["--lib", "--bins"]);
-            for member in ["svc-common", "svc-agent"] {
-                for name in names(member)? {
-                    tests.args(["--test", &name]);
+            for (member, prefix) in [("svc-common", ""), ("svc-agent", ""), ("tests", "host_")] {
+                for name in names(member)?.iter().filter(|name| name.starts_with(prefix)) {
+                    tests.args(["--test", name]);
                 }
             }
         } else {
