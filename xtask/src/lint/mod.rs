@@ -2,6 +2,7 @@
 //!
 //! The steps go on after a failure, so that one run shows all there is to mend.
 
+mod documents;
 mod imports;
 mod object;
 mod source;
@@ -80,7 +81,7 @@ impl Step {
                 setup::rustup_component("rustfmt", "cargo-fmt")?;
                 run_command(&mut cargo(&["fmt", "--all", "--check"]))
             }
-            Self::Tidy => report(&[tidy::check()?, imports::check()?].concat()),
+            Self::Tidy => report(&[tidy::check()?, imports::check()?, documents::check()?].concat()),
             Self::Clippy => {
                 setup::rustup_component("clippy", "cargo-clippy")?;
                 let workspace = ["--workspace", "--exclude", "svc-ebpf", "--all-targets", "--quiet"];

@@ -1,12 +1,8 @@
-//! House rules of single files, and of the documents that speak about them.
+//! House rules of single files.
 
-use std::collections::BTreeSet;
-use std::fs;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::source::{self, Source, has_word};
-use crate::run::root;
 
 /// A file that is longer has two concerns.
 const MOST_LINES: usize = 500;
@@ -19,11 +15,7 @@ const UNSAFE: &[&str] = &["svc-agent/src/datapath/", "svc-ebpf/src/", "tests/"];
 const UNFINISHED: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 
 pub(super) fn check() -> Result<Vec<String>> {
-    let files = source::all()?;
-    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).context("cannot read ARCHITECTURE.md")?;
-    let mut problems: Vec<String> = files.iter().flat_map(file).collect();
-    problems.extend(unnamed(&files, &architecture));
-    Ok(problems)
+    Ok(source::all()?.iter().flat_map(file).collect())
 }
 
 /// The rules that look at one file alone.
@@ -63,29 +55,9 @@ fn relaxed_fetch(line: &str) -> bool {
     fetch && has_word(line, "Relaxed") && !line.trim_start().starts_with("let _ =")
 }
 
-/// Top-level modules that ARCHITECTURE.md does not speak about.
-fn unnamed(files: &[Source], architecture: &str) -> Vec<String> {
-    let mut modules = BTreeSet::new();
-    for file in files {
-        let Some((member, inside)) = file.path.split_once("/src/") else { continue };
-        if member == "xtask" {
-            continue;
-        }
-        let module = inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs");
-        if !["lib", "main", "bin"].contains(&module) {
-            modules.insert((member, module));
-        }
-    }
-    modules
-        .into_iter()
-        .filter(|(_, module)| !has_word(architecture, module))
-        .map(|(member, module)| format!("ARCHITECTURE.md: {member}'s module `{module}` is not named"))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Source, file, unnamed};
+    use super::{Source, file};
 
     fn problems(path: &str, text: &str) -> usize {
         file(&Source::new(path, format!("//! Doc.\n{text}"))).len()
@@ -117,12 +89,5 @@ mod tests {
     fn exceptions_expect() {
         assert_eq!(problems("svc-common/src/a.rs", "#[allow(dead_code)]"), 1);
         assert_eq!(problems("svc-common/src/a.rs", "#[expect(dead_code, reason = \"x\")]"), 0);
-    }
-
-    #[test]
-    fn modules_are_named_in_the_document() {
-        let files = [Source::new("svc-agent/src/plan/mod.rs", ""), Source::new("svc-agent/src/lib.rs", "")];
-        assert_eq!(unnamed(&files, "the `plan` says"), Vec::<String>::new());
-        assert_eq!(unnamed(&files, "the planner says").len(), 1);
     }
 }
