@@ -7,6 +7,7 @@ pub mod apply;
 pub mod cli;
 pub mod datapath;
 pub mod engine;
+pub mod health;
 pub mod model;
 pub mod plan;
 pub mod run;

@@ -220,6 +220,8 @@ pub struct NodePortSet {
     pub addresses: Vec<IpAddr>,
     /// Also on loopback, for processes of this host.
     pub loopback: bool,
+    /// On every address that the node has or will have.
+    pub all: bool,
 }
 
 impl NodePortAddresses {
@@ -232,9 +234,14 @@ impl NodePortAddresses {
             NodePortItem::Primary | NodePortItem::Localhost | NodePortItem::All => true,
         });
         if !mentioned {
-            return NodePortSet { addresses: own.collect(), loopback: true };
+            return NodePortSet { addresses: own.collect(), loopback: true, all: true };
         }
         let loopback = loopback_net(family);
+        let all = self.0.iter().any(|item| match item {
+            NodePortItem::Prefix(net) => net.prefix_len() == 0 && Family::of(net.addr()) == family,
+            NodePortItem::Primary | NodePortItem::Localhost => false,
+            NodePortItem::All => true,
+        });
         NodePortSet {
             addresses: own
                 .filter(|addr| {
@@ -251,6 +258,7 @@ impl NodePortAddresses {
                 NodePortItem::Primary => false,
                 NodePortItem::Localhost | NodePortItem::All => true,
             }),
+            all,
         }
     }
 }
