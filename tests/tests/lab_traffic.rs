@@ -107,10 +107,10 @@ fn matrix(topology: Topology) -> Result<()> {
                 check(asks("pod, other node's port", pod, at[1], service, &seen.through(1, &nodes[0])));
                 check(asks("host, own node's port", node, at[0], service, &nodes[0]));
                 check(asks("other node's process, this port", other, at[0], service, &seen.through(0, &nodes[1])));
-                for index in 0..2 {
+                for (index, at) in at.into_iter().enumerate() {
                     let who = format!("outside, port of {}", lab.nodes[index].name);
                     let outside = topology::OUTSIDE[family];
-                    check(asks(&who, &lab.outside, at[index], service, &seen.through(index, &[outside])));
+                    check(asks(&who, &lab.outside, at, service, &seen.through(index, &[outside])));
                 }
             }
         }

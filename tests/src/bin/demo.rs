@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use svc_tests::lab::cluster::{Pod, PodSpec};
 use svc_tests::lab::place::{Job, Place};
 use svc_tests::lab::{Config, Lab, Topology, run, tool, topology, wait};
@@ -114,8 +114,8 @@ fn show(steps: &Steps, lab: &mut Lab) -> Result<Vec<Job>> {
     let started = Instant::now();
     lab.start_agents()?;
     steps.say(&format!("both ready after {} ms", started.elapsed().as_millis()));
-    let web_service = cluster_ips(lab, "web-service")?[0];
-    let dual = cluster_ips(lab, "web-dual")?;
+    let web_service = lab.cluster_ips("web-service")?[0];
+    let dual = lab.cluster_ips("web-dual")?;
     steps.say(&format!("web-service got {web_service}; web-dual got {} and {}", dual[0], dual[1]));
     let service = format!("http://{web_service}/");
     let all = names(lab, |_| true);
@@ -137,7 +137,7 @@ fn show(steps: &Steps, lab: &mut Lab) -> Result<Vec<Job>> {
     }
 
     steps.next("refused at the cluster IP under the node port's number");
-    let node_port = cluster_ips(lab, "node-port")?[0];
+    let node_port = lab.cluster_ips("node-port")?[0];
     steps.refused("pod", &client.place, &format!("http://{node_port}:30080/"))?;
     steps.refused("node-a", &node, &format!("http://{node_port}:30080/"))?;
 
@@ -214,17 +214,6 @@ fn explain(steps: &Steps, lab: &mut Lab, client: &Pod, service: IpAddr) -> Resul
     ensure!(!said.trim().is_empty(), "explain said nothing");
     steps.block(&said);
     Ok(())
-}
-
-/// The cluster IPs that the agent's own allocator gave a Service.
-fn cluster_ips(lab: &mut Lab, name: &str) -> Result<Vec<IpAddr>> {
-    let manifests = lab.manifests.dir().display().to_string();
-    let said = lab.agent(0)?.run(&["services", "--manifests", &manifests, "--node", "node-a", "-o", "json"])?;
-    let services: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let found = services.iter().find(|service| service["name"] == name);
-    let ips = found.and_then(|service| service["clusterIPs"].as_array());
-    let ips = ips.with_context(|| format!("`services` does not know {name}: {said}"))?;
-    ips.iter().map(|ip| Ok(ip.as_str().unwrap_or_default().parse()?)).collect()
 }
 
 /// Names of the web pods that a filter takes.

@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use agent::Agent;
 use cluster::{Manifests, Pod, PodSpec};
@@ -161,6 +162,17 @@ impl Lab {
     pub fn agent(&mut self, index: usize) -> Result<&mut Agent> {
         let node = &mut self.nodes[index];
         node.agent.as_mut().with_context(|| format!("{}: no agent was started", node.name))
+    }
+
+    /// The cluster IPs that the agents' own allocation gives a Service of the manifests.
+    pub fn cluster_ips(&mut self, name: &str) -> Result<Vec<IpAddr>> {
+        let manifests = self.manifests.dir().display().to_string();
+        let said = self.agent(0)?.run(&["services", "--manifests", &manifests, "-o", "json"])?;
+        let services: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let found = services.iter().find(|service| service["name"] == name);
+        let ips = found.and_then(|service| service["clusterIPs"].as_array());
+        let ips = ips.with_context(|| format!("`services` does not know {name}: {said}"))?;
+        ips.iter().map(|ip| Ok(ip.as_str().unwrap_or_default().parse()?)).collect()
     }
 
     /// The pods, in the order in which they came.
