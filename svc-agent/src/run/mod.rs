@@ -5,6 +5,7 @@
 //! listed in full the difference is written. At the end everything stays as it is.
 
 mod attach;
+mod observe;
 mod sweeper;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::model::{Event, Kind};
 use crate::source::{self, ControlPlane};
 
 use attach::Attachments;
+use observe::Observer;
 use sweeper::Sweeper;
 
 /// Changes that follow each other are taken together for as long as this at most.
@@ -45,6 +47,7 @@ struct Agent {
     maps: Arc<Maps>,
     attachments: Attachments,
     sweeper: Sweeper,
+    observer: Observer,
     /// The clock of the applier.
     began: Instant,
     /// When Services and EndpointSlices were both there.
@@ -76,6 +79,7 @@ impl Agent {
         let mut agent = Self {
             engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
             sweeper: Sweeper::new(Arc::clone(&maps)),
+            observer: Observer::start(flags)?,
             maps,
             began: Instant::now(),
             listed: None,
@@ -159,6 +163,7 @@ impl Agent {
 
     /// Writes what has changed, if there is anything.
     fn commit(&mut self) {
+        self.observer.changed(&self.engine);
         let now = Instant::now();
         let due = self.again.is_some_and(|again| again <= now);
         if self.blocked.is_some_and(|until| now < until) || !(due || self.engine.is_dirty()) || !self.is_listed() {
@@ -183,6 +188,7 @@ impl Agent {
             tracing::debug!("{services} services, {writes} writes in {:?}", now.elapsed());
             self.again = Some(now + apply::GRACE);
         }
+        self.observer.committed(&self.engine, &commit);
         self.sweeper.sweep(commit.stale);
     }
 

@@ -1,0 +1,99 @@
+//! What the loop lets others know: health and metrics read here and never steer it.
+//!
+//! The HTTP ports live on a thread of their own, so that an answer does not wait for a pass over the tables, nor a
+//! change for an answer.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::oneshot;
+
+use crate::cli::Flags;
+use crate::engine::{Commit, Engine};
+use crate::health::{Probes, Status, node_ports, web};
+use crate::model::World;
+
+/// The HTTP ports; they are closed when this is dropped.
+pub(super) struct Observer {
+    status: Arc<Status>,
+    _until: oneshot::Sender<()>,
+}
+
+impl Observer {
+    /// Opens the ports. One that is taken is tried again until it is free.
+    pub(super) fn start(flags: &Flags) -> anyhow::Result<Self> {
+        let status = Arc::new(Status::default());
+        let (until, ended) = oneshot::channel::<()>();
+        let ports = serve(flags.clone(), Arc::clone(&status));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("http".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = ports => {}
+                        // The sender is dropped, never used.
+                        _ = ended => {}
+                    }
+                });
+            })
+            .context("cannot start the thread of the HTTP ports")?;
+        Ok(Self { status, _until: until })
+    }
+
+    /// Events were taken in, or a change was not written.
+    pub(super) fn changed(&self, engine: &Engine) {
+        self.status.set_node_eligible(is_eligible(engine.world()));
+        if engine.world().is_synced() && engine.is_dirty() {
+            self.status.queued();
+        }
+    }
+
+    /// All that was there is written.
+    pub(super) fn committed(&self, engine: &Engine, commit: &Commit) {
+        self.status.set_checks(engine.node(), &commit.planned);
+        self.status.updated();
+    }
+}
+
+async fn serve(flags: Flags, status: Arc<Status>) {
+    let health = web::both_families(flags.healthz_bind_address);
+    let probes = Arc::new(Probes(Arc::clone(&status)));
+    let complain = |service: &_, text| tracing::warn!("Service {service}: {text}");
+    tokio::join!(web::listen("/healthz", health, probes), node_ports::serve(status, complain),);
+}
+
+/// Whether load balancers may send traffic to this node (KEP-3836). A node without an object may have it.
+fn is_eligible(world: &World) -> bool {
+    !world.node_is_gone() && world.node().is_none_or(|node| !node.deleting && !node.scaled_down)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Event, Kind, Node, Object, ObjectKey};
+
+    #[test]
+    fn a_node_is_eligible_until_its_object_is_going_or_gone() {
+        let node = |deleting, scaled_down| {
+            Event::Applied(Object::Node(Node { name: Arc::from("n"), deleting, scaled_down, ..Node::default() }))
+        };
+        let mut world = World::default();
+        world.fold(Event::Synced(Kind::Node));
+        assert!(is_eligible(&world), "no object, as with a directory of manifests");
+        for (event, eligible) in [
+            (node(false, false), true),
+            (node(false, true), false),
+            (node(false, false), true),
+            (node(true, false), false),
+            (node(false, false), true),
+            (Event::Deleted(Kind::Node, ObjectKey::new("", "n")), false),
+            (node(false, false), true),
+        ] {
+            world.fold(event.clone());
+            assert_eq!(is_eligible(&world), eligible, "{event:?}");
+        }
+    }
+}
