@@ -32,6 +32,10 @@ pub struct Flags {
     /// How to reach the API server [default: the pod's own account]
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// Address of the API server in place of the one that the configuration names. With the pod's own account it should be
+    /// given: a pod is told the address of a Service, which this program has to serve first
+    #[arg(long, visible_alias = "master", value_name = "URL")]
+    pub api_server: Option<String>,
     /// Pod range of the whole cluster; empty in mode ClusterCIDR: nobody is recognised as a pod
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub cluster_cidr: Prefixes,

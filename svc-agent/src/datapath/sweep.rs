@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use svc_common::net::{Address, Port, Protocol};
@@ -24,6 +25,8 @@ pub struct Swept {
     pub sockets: [u64; 2],
     /// Affinity records.
     pub affinity: [u64; 2],
+    /// How long it took.
+    pub took: [Duration; 2],
 }
 
 /// Forgets what `stale` names. Only tables that can hold such a record are walked.
@@ -32,7 +35,7 @@ pub fn sweep(maps: &Maps, stale: &[Stale]) -> anyhow::Result<Swept> {
     for family in Family::ALL {
         let stale: HashMap<u32, &Stale> =
             stale.iter().filter(|stale| stale.family == family).map(|stale| (stale.service, stale)).collect();
-        let index = family as usize;
+        let (index, began) = (family as usize, Instant::now());
         let flows = stale.values().any(|stale| stale.serving.is_some());
         let affinity = stale.values().any(|stale| stale.members.is_some());
         match family {
@@ -55,6 +58,7 @@ pub fn sweep(maps: &Maps, stale: &[Stale]) -> anyhow::Result<Swept> {
                 }
             }
         }
+        swept.took[index] = began.elapsed();
     }
     Ok(swept)
 }

@@ -22,6 +22,7 @@ use crate::datapath::devices::{Selection, Watch};
 use crate::datapath::{Maps, Writer, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
+use crate::source::kubernetes::ClientOptions;
 use crate::source::{self, ControlPlane};
 
 use attach::Attachments;
@@ -215,7 +216,10 @@ async fn watch_source(flags: Flags, sender: mpsc::Sender<Vec<Event>>) -> anyhow:
             let control_plane = ControlPlane { state_file: Some(state_file(&flags.bpffs)), ..flags.control_plane() };
             source::directory::watch(path.clone(), control_plane, sender).await
         }
-        SourceFlag::Kubernetes => bail!("not yet"),
+        SourceFlag::Kubernetes => {
+            let options = ClientOptions { kubeconfig: flags.kubeconfig.clone(), server: flags.api_server.clone() };
+            source::kubernetes::watch(options, flags.node_name(), sender).await
+        }
     }
 }
 
