@@ -62,7 +62,7 @@ pub struct Flags {
     /// How endpoints are chosen for a Service that does not say: the names of ipvs
     #[arg(long, visible_alias = "ipvs-scheduler", value_name = "NAME", default_value = "random", value_parser = algorithm)]
     pub scheduler: Algorithm,
-    /// Prefixes whose addresses may be external IPs; empty: all
+    /// Prefixes whose addresses may be external IPs; by default none is captured
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub allow_external_ips: Prefixes,
     /// Without an API server: where cluster IPs are allocated from; `none`: nothing is allocated

@@ -26,7 +26,7 @@ pub struct NodeView {
     pub detector: [bool; 2],
     /// Everything sent to a cluster IP gets its source translated.
     pub masquerade_all: bool,
-    /// External IPs outside these prefixes are not captured; empty: all are.
+    /// External IPs outside these prefixes are not captured.
     pub allow_external_ips: Vec<IpNet>,
     /// How endpoints are chosen for a Service that does not say.
     pub algorithm: Algorithm,

@@ -32,7 +32,7 @@ pub struct Options {
     pub masquerade_all: bool,
     /// `--nodeport-addresses`.
     pub node_port_addresses: NodePortAddresses,
-    /// `--allow-external-ips`; empty: every external IP is captured.
+    /// `--allow-external-ips`: external IPs outside are not captured, so by default none is (CVE-2020-8554, KEP-5707).
     pub allow_external_ips: Vec<IpNet>,
     /// How endpoints are chosen for a Service that does not say.
     pub algorithm: Algorithm,

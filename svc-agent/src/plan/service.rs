@@ -119,9 +119,9 @@ fn can_be_captured(addr: IpAddr, what: &str, remarks: &mut Vec<String>) -> bool 
 
 fn is_allowed(addr: IpAddr, node: &NodeView, remarks: &mut Vec<String>) -> bool {
     let allowed = &node.allow_external_ips;
-    let is_allowed = allowed.is_empty() || allowed.iter().any(|net| net.contains(&addr));
+    let is_allowed = allowed.iter().any(|net| net.contains(&addr));
     if !is_allowed {
-        remarks.push(format!("external IP {addr} is not served: it is outside --allow-external-ips"));
+        remarks.push(format!("external IP {addr} is not served: --allow-external-ips does not name it"));
     }
     is_allowed
 }

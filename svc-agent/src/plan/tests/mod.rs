@@ -143,7 +143,8 @@ fn node_object() -> Node {
 
 fn options() -> Options {
     let pods: Prefixes = "10.1.0.0/16,fd00:1::/64".parse().expect("prefixes");
-    Options { detector: Detector::ClusterCidr(pods.0), ..Options::default() }
+    let external: Prefixes = "0.0.0.0/0,::/0".parse().expect("prefixes");
+    Options { detector: Detector::ClusterCidr(pods.0), allow_external_ips: external.0, ..Options::default() }
 }
 
 fn view(options: &Options) -> NodeView {
