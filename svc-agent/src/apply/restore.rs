@@ -15,6 +15,47 @@ use super::sets::{Port, Set, distinct};
 use super::{Applier, BackendKey, Capacity, Globals, Point, Presence, Present, Write, record};
 use crate::model::Family;
 
+impl Present {
+    /// What the node itself, not a Service, has put into the tables.
+    pub fn globals(&self) -> Globals {
+        Globals {
+            settings: self.settings,
+            pod_prefixes: sorted(
+                self.pod_prefixes_v4.iter().filter_map(|prefix| net(prefix.addr, prefix.len)),
+                self.pod_prefixes_v6.iter().filter_map(|prefix| net(prefix.addr, prefix.len)),
+            ),
+            node_addresses: sorted(
+                self.node_addresses_v4.iter().map(|addr| addr.to_ip()),
+                self.node_addresses_v6.iter().map(|addr| addr.to_ip()),
+            ),
+            devices: self.devices.iter().copied().collect(),
+        }
+    }
+
+    /// Writes that fill empty tables with the same.
+    pub fn to_writes(&self) -> Vec<Write> {
+        let mut writes = Vec::new();
+        writes.extend(self.services.iter().map(|(id, record)| Write::Service(*id, *record)));
+        writes.extend(self.backends_v4.iter().map(|(id, backend)| Write::BackendV4(*id, *backend)));
+        writes.extend(self.backends_v6.iter().map(|(id, backend)| Write::BackendV6(*id, *backend)));
+        writes.push(Write::Slots(0, self.slots.clone().into()));
+        writes.extend(self.source_ranges_v4.iter().map(|range| Write::SourceRangeV4(*range, Presence::Present)));
+        writes.extend(self.source_ranges_v6.iter().map(|range| Write::SourceRangeV6(*range, Presence::Present)));
+        writes.extend(
+            (0..).zip(&self.filter).filter(|(_, bits)| **bits != 0).map(|(word, bits)| Write::Filter(word, *bits)),
+        );
+        writes.extend(self.frontends_v4.iter().map(|(key, value)| Write::FrontendV4(*key, Some(*value))));
+        writes.extend(self.frontends_v6.iter().map(|(key, value)| Write::FrontendV6(*key, Some(*value))));
+        writes.extend(self.pod_prefixes_v4.iter().map(|prefix| Write::PodPrefixV4(*prefix, Presence::Present)));
+        writes.extend(self.pod_prefixes_v6.iter().map(|prefix| Write::PodPrefixV6(*prefix, Presence::Present)));
+        writes.extend(self.node_addresses_v4.iter().map(|addr| Write::NodeAddressV4(*addr, Presence::Present)));
+        writes.extend(self.node_addresses_v6.iter().map(|addr| Write::NodeAddressV6(*addr, Presence::Present)));
+        writes.extend(self.devices.iter().map(|(index, device)| Write::Device(*index, Some(*device))));
+        writes.push(Write::Settings(Box::new(self.settings)));
+        writes
+    }
+}
+
 impl Applier {
     /// Takes over tables as they are. Service ports get their ids back by name, backends by address, and what the last
     /// agent left half done is mended by the first [`Applier::apply_all`]; nothing is taken away before that.
@@ -33,18 +74,7 @@ impl Applier {
         nets(&present.source_ranges_v4, &mut ranges);
         nets(&present.source_ranges_v6, &mut ranges);
         applier.restore_ports(present, ranges);
-        applier.globals = Globals {
-            settings: present.settings,
-            pod_prefixes: sorted(
-                present.pod_prefixes_v4.iter().filter_map(|prefix| net(prefix.addr, prefix.len)),
-                present.pod_prefixes_v6.iter().filter_map(|prefix| net(prefix.addr, prefix.len)),
-            ),
-            node_addresses: sorted(
-                present.node_addresses_v4.iter().map(|addr| addr.to_ip()),
-                present.node_addresses_v6.iter().map(|addr| addr.to_ip()),
-            ),
-            devices: present.devices.iter().copied().collect(),
-        };
+        applier.globals = present.globals();
         applier
     }
 

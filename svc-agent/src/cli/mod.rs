@@ -3,7 +3,9 @@
 //! A command reads and shows; only `run` and `cleanup` change anything. Everything that `run` and `explain` share
 //! stands in [`flags`].
 
+pub mod explain;
 pub mod flags;
+mod services;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -142,6 +144,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             log_to_stderr();
             crate::run::run(&args.flags)
         }
+        Command::Explain(args) => explain::run(&args),
+        Command::Services(args) => services::run(&args),
         other => anyhow::bail!("this command is not built in yet: {other:?}"),
     }
 }

@@ -25,6 +25,8 @@ pub enum Hook {
     TcEgress,
     /// XDP of an uplink.
     XdpUplink,
+    /// Stands for a socket call of this host: attached nowhere, run by explain.
+    SocketProbe,
     /// The garbage collector: attached nowhere, run by the agent.
     Gc,
     /// connect(2), IPv4.
@@ -47,10 +49,11 @@ pub enum Hook {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TcIngress,
         Self::TcEgress,
         Self::XdpUplink,
+        Self::SocketProbe,
         Self::Gc,
         Self::Connect4,
         Self::Connect6,
@@ -80,6 +83,7 @@ impl Hook {
             Self::TcIngress => "tc_ingress",
             Self::TcEgress => "tc_egress",
             Self::XdpUplink => "xdp_uplink",
+            Self::SocketProbe => "socket_probe",
             Self::Gc => "gc",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",

@@ -1,0 +1,89 @@
+//! `svc-agent explain`: what happens to a packet, and why, asked of the real programs.
+//!
+//! The programs run on a private copy of the tables (or on tables filled from manifests) through BPF_PROG_TEST_RUN;
+//! nothing is attached, nothing is pinned, and any number of these can run at once.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `question`, `answer` | the lines that scripts and tests read and write: a stable interface |
+//! | `dialog` | one question after another, sessions |
+//! | `machine` | the private datapath: programs, tables, objects and their changes |
+//! | `packet` | building and reading packets |
+//! | `walk` | a packet's way through the programs |
+//! | `reason` | sentences |
+//! | `human` | the same, step by step, for a person |
+
+mod answer;
+mod dialog;
+mod human;
+mod machine;
+mod packet;
+mod question;
+mod reason;
+mod walk;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write as _};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::{ExplainArgs, Output};
+use dialog::Dialog;
+use machine::Machine;
+
+/// Runs the command.
+pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+    let mut dialog = Dialog::new(Machine::new(args)?, args.flags.service_node_port_range);
+    match (args.cases.as_deref(), args.packet.as_slice()) {
+        (Some("-"), _) => cases(&mut dialog, io::stdin().lock(), args.output),
+        (Some(path), _) => {
+            let file = File::open(path).with_context(|| format!("cannot read {path}"))?;
+            cases(&mut dialog, BufReader::new(file), args.output)
+        }
+        (None, [from, to]) => one(&mut dialog, from, to, args.output),
+        (None, _) => anyhow::bail!("explain needs FROM and TO, or --cases -"),
+    }
+}
+
+/// Answers line by line: each answer is written and flushed before the next line is read.
+fn cases(dialog: &mut Dialog, mut input: impl BufRead, output: Output) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let mut line = Vec::new();
+    while input.read_until(b'\n', &mut line).context("cannot read the questions")? > 0 {
+        let answer = dialog.answer(question::parse(String::from_utf8_lossy(&line).trim()));
+        let written = match output {
+            Output::Json => writeln!(stdout, "{answer}"),
+            Output::Text => writeln!(stdout, "{}", in_words(&answer)),
+        };
+        match written.and_then(|()| stdout.flush()) {
+            // Whoever asked has heard enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            result => result.context("cannot write the answer")?,
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+fn one(dialog: &mut Dialog, from: &str, to: &str, output: Output) -> anyhow::Result<()> {
+    match output {
+        Output::Text => println!("{}", human::explain(dialog, from, to)?),
+        Output::Json => {
+            let (to, protocol) = to.rsplit_once('/').unwrap_or((to, "tcp"));
+            let line = serde_json::json!({ "from": from, "to": to, "protocol": protocol.to_uppercase() });
+            println!("{}", dialog.answer(question::parse(&line.to_string())));
+        }
+    }
+    Ok(())
+}
+
+/// An answer as one line for people.
+fn in_words(answer: &Value) -> String {
+    let text = |field: &str| answer[field].as_str().unwrap_or_default();
+    let id = answer["id"].as_str().unwrap_or("-");
+    match answer.get("error") {
+        Some(error) => format!("{id}: error: {}", error.as_str().unwrap_or_default()),
+        None => format!("{id}: {}: {}", text("outcome"), text("reason")),
+    }
+}
