@@ -3,9 +3,14 @@
 //! A command reads and shows; only `run` and `cleanup` change anything. Everything that `run` and `explain` share
 //! stands in [`flags`].
 
+mod backends;
+mod cleanup;
+mod connections;
 pub mod explain;
 pub mod flags;
 mod services;
+mod show;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -146,6 +151,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         }
         Command::Explain(args) => explain::run(&args),
         Command::Services(args) => services::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Backends(args) => backends::run(&args),
+        Command::Connections(args) => connections::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
         other => anyhow::bail!("this command is not built in yet: {other:?}"),
     }
 }
@@ -153,7 +162,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
 /// One line an event; what is worth knowing unless RUST_LOG says otherwise. As JSON if LOG_FORMAT is `json`.
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,aya=warn"));
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     if std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json") {
         logger.json().init();

@@ -37,6 +37,13 @@ macro_rules! maps {
                 )+})
             }
 
+            /// Names and numbers of entries in use, of those that are no arrays.
+            pub fn used(&self) -> io::Result<Vec<(&'static str, u32)>> {
+                let mut used = Vec::new();
+                $(used.extend(self.$field.used()?.map(|count| (name::$name, count)));)+
+                Ok(used)
+            }
+
             /// Names and numbers of entries, in the order of [`MAPS`].
             pub fn capacities(&self) -> Vec<(&'static str, u32)> {
                 vec![$((name::$name, self.$field.entries()),)+]
@@ -214,13 +221,12 @@ fn open_checked(path: &Path, wanted: bpf::MapShape) -> anyhow::Result<Option<(Ow
 
 /// How a map is made.
 fn kernel_shape(shape: &MapShape, sizes: Sizes) -> bpf::MapShape {
-    // enum bpf_map_type.
     let (kind, flags) = match shape.kind {
-        MapKind::Hash => (1, 0),
-        MapKind::Array => (2, 0),
-        MapKind::PerCpuArray => (6, 0),
-        MapKind::LruHash => (9, 0),
-        MapKind::LpmTrie => (11, bpf::NO_PREALLOC),
+        MapKind::Hash => (bpf::HASH, 0),
+        MapKind::Array => (bpf::ARRAY, 0),
+        MapKind::PerCpuArray => (bpf::PERCPU_ARRAY, 0),
+        MapKind::LruHash => (bpf::LRU_HASH, 0),
+        MapKind::LpmTrie => (bpf::LPM_TRIE, bpf::NO_PREALLOC),
     };
     bpf::MapShape { kind, key: shape.key, value: shape.value, entries: entries(shape, sizes), flags }
 }

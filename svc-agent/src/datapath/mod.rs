@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`bpf`] | bpf(2) by raw descriptors |
+//! | [`cleanup`] | taking all of it away |
 //! | [`table`] | a map as a typed table |
 //! | [`maps`] | all maps of the datapath: sizes, pins, shapes, memory |
 //! | [`load`] | the kernel object: programs on their maps
@@ -16,6 +17,7 @@
 #![expect(unsafe_code, reason = "the boundary to the kernel; each block says why it is sound")]
 
 pub mod bpf;
+pub mod cleanup;
 pub mod devices;
 pub mod links;
 pub mod load;

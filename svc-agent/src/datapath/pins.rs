@@ -33,6 +33,14 @@ pub fn lock(bpffs: &Path) -> anyhow::Result<Lock> {
     Ok(Lock { _folder: folder })
 }
 
+/// Whether an agent holds the folder.
+pub fn is_held(bpffs: &Path) -> bool {
+    let Ok(folder) = File::open(bpffs) else { return false };
+    // SAFETY: the descriptor is open; flock(2) touches no memory.
+    let free = unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) } == 0;
+    !free
+}
+
 fn is_bpffs(path: &Path) -> anyhow::Result<bool> {
     let name = std::ffi::CString::new(path.as_os_str().as_bytes()).context("a path with a zero byte")?;
     let mut info = std::mem::MaybeUninit::<libc::statfs>::uninit();

@@ -21,6 +21,7 @@ const BATCH: usize = 4096;
 pub struct Table<K, V> {
     fd: OwnedFd,
     entries: u32,
+    is_array: bool,
     types: PhantomData<fn() -> (K, V)>,
 }
 
@@ -37,7 +38,7 @@ impl<K: Entry, V: Entry> Table<K, V> {
         if (shape.key, shape.value) != expected {
             return Err(wrong_shape(expected, (shape.key, shape.value)));
         }
-        Ok(Self { fd, entries: shape.entries, types: PhantomData })
+        Ok(Self { fd, entries: shape.entries, is_array: shape.kind == bpf::ARRAY, types: PhantomData })
     }
 
     /// The descriptor.
@@ -167,6 +168,16 @@ impl<K: Entry, V: Entry> Table<K, V> {
         }
     }
 
+    /// How many entries are in use; `None` for an array, where all are.
+    pub fn used(&self) -> io::Result<Option<u32>> {
+        if self.is_array {
+            return Ok(None);
+        }
+        let mut count = 0;
+        self.for_each(|_, _| count += 1)?;
+        Ok(Some(count))
+    }
+
     /// All entries.
     pub fn dump(&self) -> io::Result<Vec<(K, V)>> {
         let mut all = Vec::new();
@@ -212,6 +223,11 @@ impl<V: Entry> PerCpuTable<V> {
     /// The descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// All entries of an array are in use, so there is nothing to count.
+    pub fn used(&self) -> io::Result<Option<u32>> {
+        Ok(None)
     }
 
     /// The values of one index, one per possible CPU.

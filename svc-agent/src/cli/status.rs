@@ -1,0 +1,126 @@
+//! `svc-agent status`: the datapath at a glance, whether an agent runs or not.
+
+use std::os::fd::AsFd as _;
+
+use serde::Serialize;
+use svc_common::tables::MAPS;
+use svc_common::verdict::{Outcome, Reason};
+
+use super::{Output, ShowArgs, show};
+use crate::datapath::{Maps, bpf, devices, links, maps, pins, probe};
+
+#[derive(Serialize)]
+struct Status {
+    /// An agent runs; without one the datapath goes on with what it has.
+    agent_running: bool,
+    programs: Vec<Program>,
+    tables: Vec<TableRow>,
+    reasons: Vec<Count>,
+}
+
+#[derive(Serialize)]
+struct Program {
+    /// Name of the link.
+    link: String,
+    /// Where it hangs.
+    at: String,
+    id: u32,
+    tag: String,
+}
+
+#[derive(Serialize)]
+struct TableRow {
+    name: &'static str,
+    /// Absent for arrays, which are always full.
+    entries: Option<u32>,
+    capacity: u32,
+    memory: u64,
+}
+
+#[derive(Serialize)]
+struct Count {
+    reason: &'static str,
+    outcome: &'static str,
+    packets: u64,
+    meaning: &'static str,
+}
+
+/// Shows the status.
+pub(super) fn run(args: &ShowArgs) -> anyhow::Result<()> {
+    let maps = Maps::open(&args.bpffs)?;
+    let status = Status {
+        agent_running: pins::is_held(&args.bpffs),
+        programs: programs(args)?,
+        tables: tables(&maps)?,
+        reasons: reasons(&maps)?,
+    };
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Text => print(&status),
+    }
+    Ok(())
+}
+
+fn print(status: &Status) {
+    let agent = if status.agent_running { "runs" } else { "does not run; the datapath goes on with what it has" };
+    println!("agent {agent}\n");
+    let programs = status
+        .programs
+        .iter()
+        .map(|program| [program.link.clone(), program.at.clone(), program.id.to_string(), program.tag.clone()]);
+    println!("{}\n", show::table(["PROGRAM", "AT", "ID", "TAG"], programs));
+    let tables = status.tables.iter().map(|table| {
+        let entries = table.entries.map_or_else(String::new, |entries| entries.to_string());
+        [table.name.to_owned(), entries, table.capacity.to_string(), show::bytes(table.memory)]
+    });
+    println!("{}\n", show::table(["TABLE", "ENTRIES", "ROOM", "MEMORY"], tables));
+    let reasons = status.reasons.iter().map(|count| {
+        [count.packets.to_string(), count.outcome.to_owned(), count.reason.to_owned(), count.meaning.to_owned()]
+    });
+    println!("{}", show::table(["PACKETS", "OUTCOME", "REASON", "MEANING"], reasons));
+}
+
+fn programs(args: &ShowArgs) -> anyhow::Result<Vec<Program>> {
+    let mut programs = Vec::new();
+    for (link, info) in links::list(&links::link_dir(&args.bpffs))? {
+        // Links of devices end with an interface index, those of a cgroup do not.
+        let index = link.rsplit_once('_').and_then(|(_, index)| index.parse::<u32>().ok());
+        let at = match (info.target, index) {
+            (0, _) => "(gone)".to_owned(),
+            (_, Some(index)) => devices::name(index).unwrap_or_else(|| format!("device {index}")),
+            (_, None) => "cgroup".to_owned(),
+        };
+        let program = bpf::program_info(bpf::program_by_id(info.program)?.as_fd())?;
+        let tag = program.tag.iter().map(|byte| format!("{byte:02x}")).collect();
+        programs.push(Program { link, at, id: program.id, tag });
+    }
+    Ok(programs)
+}
+
+fn tables(maps: &Maps) -> anyhow::Result<Vec<TableRow>> {
+    let cpus = probe::possible_cpus()?;
+    let used = maps.used()?;
+    let rows = maps.capacities().into_iter().filter_map(|(name, capacity)| {
+        let shape = MAPS.iter().find(|shape| shape.name == name)?;
+        let entries = used.iter().find(|(table, _)| *table == name).map(|(_, used)| *used);
+        Some(TableRow { name, entries, capacity, memory: maps::memory(shape, capacity, cpus) })
+    });
+    Ok(rows.collect())
+}
+
+fn reasons(maps: &Maps) -> anyhow::Result<Vec<Count>> {
+    let mut counts = Vec::new();
+    for reason in Reason::ALL {
+        let packets = maps.reasons.get(*reason as u32)?.iter().sum();
+        let outcome = match reason.outcome() {
+            Outcome::Forward => "forward",
+            Outcome::Pass => "pass",
+            Outcome::Reject => "reject",
+            Outcome::Drop => "drop",
+        };
+        if packets > 0 {
+            counts.push(Count { reason: reason.label(), outcome, packets, meaning: reason.text() });
+        }
+    }
+    Ok(counts)
+}

@@ -1,0 +1,63 @@
+//! Takes a datapath away: the one thing that ever does.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::{devices, links, pins, ports};
+
+/// Detaches all programs, frees all maps and gives back the reserved ports. What was taken away, one line each. Refused
+/// while an agent runs.
+pub fn cleanup(bpffs: &Path) -> anyhow::Result<Vec<String>> {
+    if !bpffs.exists() {
+        return Ok(Vec::new());
+    }
+    let _lock = pins::lock(bpffs)?;
+    let mut done = Vec::new();
+    // First the programs: without them nobody looks at the maps.
+    done.extend(empty(&links::link_dir(bpffs), "program")?);
+    for name in devices::all_names()? {
+        if links::detach_filter(&name) {
+            done.push(format!("program in the qdisc of {name}"));
+        }
+    }
+    for entry in fs::read_dir(bpffs).with_context(|| format!("cannot read {}", bpffs.display()))? {
+        let path = entry?.path();
+        if path.is_dir() && is_map_dir(&path) {
+            done.extend(empty(&path, "table")?);
+        }
+    }
+    ports::release(bpffs)?;
+    // The folder itself stays if somebody else has put something into it.
+    match fs::remove_dir(bpffs) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
+            Err(error).with_context(|| format!("cannot remove {}", bpffs.display()))
+        }
+        _ => Ok(done),
+    }
+}
+
+/// Maps of any schema: `v1`, `v2`, ...
+fn is_map_dir(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix('v')).is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// Removes the pins of a folder and the folder.
+fn empty(dir: &Path, what: &str) -> anyhow::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("cannot read {}", dir.display()))?,
+    };
+    let mut done = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        done.push(format!("{what} {}", path.file_name().unwrap_or_default().to_string_lossy()));
+    }
+    fs::remove_dir(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    done.sort();
+    Ok(done)
+}
