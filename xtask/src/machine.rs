@@ -11,10 +11,9 @@ const KERNEL: (u32, u32) = (5, 15);
 
 /// Why programs cannot be loaded here.
 pub(crate) fn no_programs() -> Option<String> {
-    let path = std::env::var("PATH").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     if capabilities(&status).is_none_or(|have| have & CAPABILITIES != CAPABILITIES) {
-        return Some(format!("needs root; type: sudo -E env PATH={path} cargo xtask .."));
+        return Some("needs root; type: sudo -E env \"PATH=$PATH\" cargo xtask ..".to_owned());
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if kernel(&release).is_none_or(|version| version < KERNEL) {
