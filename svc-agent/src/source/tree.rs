@@ -40,7 +40,7 @@ pub(super) struct Entry {
 /// Why text could not be read, or a tree not be decoded.
 #[derive(Debug)]
 pub(super) struct TreeError {
-    /// Line in the file; 0 if unknown.
+    /// Line in the document; 0 if unknown.
     pub(super) line: usize,
     /// Path of the field, `spec.ports[0].port`; empty for the document.
     pub(super) path: String,
@@ -48,8 +48,8 @@ pub(super) struct TreeError {
 }
 
 impl Node {
-    /// Reads one YAML document (JSON is YAML). `first_line` is the line of the file on which `text` begins.
-    pub(super) fn parse(text: &str, first_line: usize) -> Result<Self, TreeError> {
+    /// Reads one YAML document (JSON is YAML).
+    pub(super) fn parse(text: &str) -> Result<Self, TreeError> {
         let mut options = serde_saphyr::Options::default();
         // The limits are against hostile input from elsewhere; these files are the operator's own, and a List of a
         // whole cluster has millions of events. Anchors keep their limits.
@@ -60,11 +60,11 @@ impl Node {
         }
         options.emit_comments = false;
         match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
-            Ok(root) => Ok(Self::from_spanned(root).moved(first_line - 1)),
+            Ok(root) => Ok(Self::from_spanned(root)),
             Err(error) => {
                 let line = error.location().map_or(0, |location| location.line() as usize);
                 let text = one_line(&error.without_snippet().to_string());
-                Err(TreeError { line: first_line - 1 + line.max(1), path: String::new(), text })
+                Err(TreeError { line: line.max(1), path: String::new(), text })
             }
         }
     }
@@ -93,24 +93,6 @@ impl Node {
 
     fn from_spanned(spanned: Spanned<Value>) -> Self {
         Self { line: spanned.referenced.line() as usize, value: spanned.value }
-    }
-
-    fn moved(mut self, by: usize) -> Self {
-        fn walk(node: &mut Node, by: usize) {
-            node.line += by;
-            match &mut node.value {
-                Value::List(items) => items.iter_mut().for_each(|item| walk(item, by)),
-                Value::Map(entries) => entries.iter_mut().for_each(|entry| {
-                    entry.line += by;
-                    walk(&mut entry.value, by);
-                }),
-                _ => {}
-            }
-        }
-        if by > 0 {
-            walk(&mut self, by);
-        }
-        self
     }
 
     fn is_scalar(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::manifest::read_text;
+use super::super::manifest::{FileContent, read_text};
 use super::super::{ControlPlane, Interner};
 use super::*;
 use crate::model::World;
@@ -13,7 +13,7 @@ fn options(cidrs: &str) -> ControlPlane {
 }
 
 fn parse(text: &str) -> Vec<(Id, Option<Parsed>)> {
-    let content = read_text(Path::new("t.yaml"), text, &mut Interner::default());
+    let content = read_text(Path::new("t.yaml"), text, &FileContent::default(), &mut Interner::default());
     assert_eq!(content.warnings, [""; 0], "{text}");
     content.objects.into_iter().map(|(id, parsed)| (id, Some(parsed))).collect()
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::Interner;
-use super::super::manifest::{self, Id, Parsed};
+use super::super::manifest::{self, FileContent, Id, Parsed};
 
 /// What tells whether a file has changed, without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Stamp {
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    objects: BTreeMap<Id, Parsed>,
+    content: FileContent,
 }
 
 /// All files, and which of them have each object.
@@ -99,7 +99,9 @@ impl Files {
         {
             return;
         }
-        let content = stamp.and_then(|stamp| Ok((stamp, manifest::read_file(path, &mut self.names)?)));
+        let empty = FileContent::default();
+        let before = known.map_or(&empty, |known| &known.content);
+        let content = stamp.and_then(|stamp| Ok((stamp, manifest::read_file(path, before, &mut self.names)?)));
         let (stamp, mut content) = match content {
             Ok(content) => content,
             // It went away between listing and reading: the next comparison sees it.
@@ -115,7 +117,8 @@ impl Files {
         if content.broken
             && let Some(known) = known
         {
-            let missing: Vec<_> = known.objects.iter().filter(|(id, _)| !content.objects.contains_key(*id)).collect();
+            let missing: Vec<_> =
+                known.content.objects.iter().filter(|(id, _)| !content.objects.contains_key(*id)).collect();
             if !missing.is_empty() {
                 let names: Vec<_> = missing.iter().map(|((kind, key), _)| format!("{kind} {key}")).collect();
                 warnings.push(format!(
@@ -126,13 +129,13 @@ impl Files {
             }
             content.objects.extend(missing.into_iter().map(|(id, parsed)| (id.clone(), parsed.clone())));
         }
-        self.replace(path, File { stamp: Some(stamp), objects: content.objects }, affected);
+        self.replace(path, File { stamp: Some(stamp), content }, affected);
     }
 
     /// Puts new content in the place of the old and notes which objects differ.
     fn replace(&mut self, path: &Path, new: File, affected: &mut BTreeSet<Id>) {
         let file = self.files.entry(path.to_owned()).or_default();
-        for id in file.objects.keys().filter(|id| !new.objects.contains_key(*id)) {
+        for id in file.content.objects.keys().filter(|id| !new.content.objects.contains_key(*id)) {
             affected.insert(id.clone());
             if let Some(owners) = self.owners.get_mut(id) {
                 owners.remove(path);
@@ -141,8 +144,8 @@ impl Files {
                 }
             }
         }
-        for (id, parsed) in &new.objects {
-            if file.objects.get(id) != Some(parsed) {
+        for (id, parsed) in &new.content.objects {
+            if file.content.objects.get(id) != Some(parsed) {
                 affected.insert(id.clone());
                 self.owners.entry(id.clone()).or_default().insert(path.to_owned());
             }
@@ -156,6 +159,6 @@ impl Files {
         if let Some(other) = owners.next() {
             warnings.push(manifest::twice(id, last, other));
         }
-        self.files.get(last)?.objects.get(id).cloned()
+        self.files.get(last)?.content.objects.get(id).cloned()
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::model::{IpMode, Protocol, ServiceType, TrafficPolicy};
 
 fn read(text: &str) -> FileContent {
-    read_text(Path::new("web.yaml"), text, &mut Interner::default())
+    read_text(Path::new("web.yaml"), text, &FileContent::default(), &mut Interner::default())
 }
 
 fn service(text: &str) -> Draft {
@@ -361,4 +361,43 @@ fn a_broken_document_does_not_spoil_the_others() {
         "{warning}"
     );
     assert!(!warning.contains('\n'), "{warning}");
+}
+
+#[test]
+fn documents_that_have_not_changed_are_not_read_again() {
+    let doc = |name: &str, port: u16| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}], x: 1}}\n---\n"
+        )
+    };
+    let mut names = Interner::default();
+    let mut read = |text: &str, before: &FileContent| read_text(Path::new("web.yaml"), text, before, &mut names);
+    let old = read(&(doc("a", 1) + &doc("b", 1) + &doc("c", 1)), &FileContent::default());
+    // A mark on what was read before shows whether it is read again.
+    let mut marked = old;
+    for parsed in marked.objects.values_mut() {
+        let Parsed::Service(draft) = parsed else { panic!("only Services") };
+        draft.publish_not_ready = true;
+    }
+    let new = read(&(doc("c", 1) + &doc("b", 2) + &doc("d", 1)), &marked);
+    let marks: Vec<_> = new
+        .objects
+        .values()
+        .map(|parsed| matches!(parsed, Parsed::Service(draft) if draft.publish_not_ready))
+        .collect();
+    assert_eq!(marks, [false, true, false], "b, c, d");
+    assert_eq!(new.warnings.len(), 3);
+    assert!(new.warnings[0].starts_with("web.yaml:4: Service default/c: unknown field spec.x"), "{}", new.warnings[0]);
+
+    // Of two with one name the later one counts, also when it goes.
+    let twice = read(&(doc("a", 1) + &doc("a", 2)), &FileContent::default());
+    assert!(
+        twice.warnings.iter().any(
+            |warning| warning.ends_with("web.yaml:6: Service default/a is in this file twice: the last one counts")
+        ),
+        "{:?}",
+        twice.warnings
+    );
+    let once = read(&doc("a", 1), &twice);
+    assert!(matches!(once.objects.values().next(), Some(Parsed::Service(draft)) if draft.service.ports[0].port == 1));
 }
