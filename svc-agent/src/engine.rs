@@ -32,6 +32,8 @@ pub struct Commit {
     pub remarks: Vec<(Option<ObjectKey>, String)>,
     /// Services that were planned anew; `None`: gone.
     pub planned: Vec<(ObjectKey, Option<Planned>)>,
+    /// All Services were looked at, whether they had changed or not.
+    pub everything: bool,
 }
 
 /// Everything that is known, and everything that was written.
@@ -180,6 +182,7 @@ impl Engine {
         if !self.world.is_synced() {
             return commit;
         }
+        commit.everything = !self.committed;
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.extend(self.applier.unsatisfied().cloned());
         if std::mem::take(&mut self.node_dirty) {

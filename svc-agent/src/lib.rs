@@ -8,6 +8,7 @@ pub mod cli;
 pub mod datapath;
 pub mod engine;
 pub mod health;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod run;

@@ -83,6 +83,10 @@ pub struct Flags {
     /// Where /metrics, /healthz and /proxyMode answer
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_bind_address: SocketAddr,
+    /// Also show the connections of each endpoint among the metrics
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, value_name = "BOOL", action = ArgAction::Set)]
+    pub metrics_of_backends: bool,
     /// Devices to serve: comma-separated patterns with `*`, `!` before one excludes; `default` stands for the built-in
     /// list for the usual CNI plugins
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',', default_value = "default")]

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -47,6 +47,11 @@ macro_rules! maps {
             /// Names and numbers of entries, in the order of [`MAPS`].
             pub fn capacities(&self) -> Vec<(&'static str, u32)> {
                 vec![$((name::$name, self.$field.entries()),)+]
+            }
+
+            /// Names and descriptors.
+            pub(super) fn descriptors(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+                vec![$((name::$name, self.$field.fd()),)+]
             }
         }
     };

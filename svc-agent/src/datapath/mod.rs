@@ -11,6 +11,7 @@
 //! | [`devices`] | which devices are served, and the addresses of the node |
 //! | [`pins`] | the folder of pins: one agent at a time |
 //! | [`ports`] | ports kept out of the host's own use |
+//! | [`stats`] | what the programs count, and what the maps cost |
 //! | [`sweep`] | forgetting what a change has made worthless |
 //! | [`writer`] | carrying writes out, reading the tables back |
 //! | [`probe`] | what this kernel and this network namespace are like |
@@ -25,6 +26,7 @@ pub mod maps;
 pub mod pins;
 pub mod ports;
 pub mod probe;
+pub mod stats;
 pub mod sweep;
 pub mod table;
 pub mod writer;

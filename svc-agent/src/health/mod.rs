@@ -11,7 +11,7 @@ pub mod node_ports;
 pub mod probes;
 pub mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod web;
 
 pub use probes::Probes;

@@ -79,6 +79,11 @@ impl World {
         self.by_service.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
     }
 
+    /// One slice.
+    pub fn slice(&self, key: &ObjectKey) -> Option<&EndpointSlice> {
+        self.slices.get(key)
+    }
+
     /// The own Node.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()

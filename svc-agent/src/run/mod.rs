@@ -80,7 +80,7 @@ impl Agent {
         let mut agent = Self {
             engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
             sweeper: Sweeper::new(Arc::clone(&maps)),
-            observer: Observer::start(flags)?,
+            observer: Observer::start(flags, Arc::clone(&maps))?,
             maps,
             began: Instant::now(),
             listed: None,
@@ -111,7 +111,7 @@ impl Agent {
                 }
                 () = sleep_until(again) => {}
                 () = agent.attachments.tend() => {}
-                () = agent.sweeper.finished() => {}
+                swept = agent.sweeper.finished() => agent.observer.swept(swept.as_ref()),
                 _ = terminated.recv() => break,
                 _ = interrupted.recv() => break,
             }
@@ -124,15 +124,22 @@ impl Agent {
 
     /// Folds a batch of events and whatever else comes until there is a moment of quiet.
     async fn take(&mut self, batch: Vec<Event>, events: &mut mpsc::Receiver<Vec<Event>>) {
-        batch.into_iter().for_each(|event| self.engine.fold(event));
+        self.fold(batch);
         let deadline = Instant::now() + BATCHING;
         while Instant::now() < deadline {
             // The source lives on the same thread: it may have more as soon as it is let.
             tokio::task::yield_now().await;
             match events.try_recv() {
-                Ok(batch) => batch.into_iter().for_each(|event| self.engine.fold(event)),
+                Ok(batch) => self.fold(batch),
                 Err(_) => return,
             }
+        }
+    }
+
+    fn fold(&mut self, batch: Vec<Event>) {
+        for event in batch {
+            self.observer.event(&event, &self.engine);
+            self.engine.fold(event);
         }
     }
 
@@ -181,6 +188,7 @@ impl Agent {
         commit.full.iter().for_each(|full| tracing::error!("{full}"));
         if let Err(error) = Writer(&self.maps).carry_out(&commit.writes) {
             tracing::error!("{error:#}; reading the tables back and trying again");
+            self.observer.failed();
             self.recover();
             return;
         }
@@ -189,7 +197,7 @@ impl Agent {
             tracing::debug!("{services} services, {writes} writes in {:?}", now.elapsed());
             self.again = Some(now + apply::GRACE);
         }
-        self.observer.committed(&self.engine, &commit);
+        self.observer.committed(&self.engine, &commit, now.elapsed());
         self.sweeper.sweep(commit.stale);
     }
 

@@ -4,27 +4,36 @@
 //! change for an answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::oneshot;
 
 use crate::cli::Flags;
+use crate::datapath::Maps;
+use crate::datapath::sweep::Swept;
 use crate::engine::{Commit, Engine};
 use crate::health::{Probes, Status, node_ports, web};
-use crate::model::World;
+use crate::metrics::{self, Port, Recorder, State, Tables, recorder::Pass};
+use crate::model::{Event, World};
 
 /// The HTTP ports; they are closed when this is dropped.
 pub(super) struct Observer {
     status: Arc<Status>,
+    recorder: Recorder,
     _until: oneshot::Sender<()>,
 }
 
 impl Observer {
     /// Opens the ports. One that is taken is tried again until it is free.
-    pub(super) fn start(flags: &Flags) -> anyhow::Result<Self> {
+    pub(super) fn start(flags: &Flags, maps: Arc<Maps>) -> anyhow::Result<Self> {
         let status = Arc::new(Status::default());
+        let mut registry = metrics::registry();
+        let recorder = Recorder::new(&mut registry);
+        registry.register_collector(Box::new(State(Arc::clone(&status))));
+        registry.register_collector(Box::new(Tables { maps, backends: flags.metrics_of_backends }));
         let (until, ended) = oneshot::channel::<()>();
-        let ports = serve(flags.clone(), Arc::clone(&status));
+        let ports = serve(flags.clone(), Arc::clone(&status), Port(Arc::new(registry)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name("http".to_owned())
@@ -38,7 +47,12 @@ impl Observer {
                 });
             })
             .context("cannot start the thread of the HTTP ports")?;
-        Ok(Self { status, _until: until })
+        Ok(Self { status, recorder, _until: until })
+    }
+
+    /// An event arrives that the engine has not taken in yet.
+    pub(super) fn event(&mut self, event: &Event, engine: &Engine) {
+        self.recorder.event(event, engine.world());
     }
 
     /// Events were taken in, or a change was not written.
@@ -46,21 +60,38 @@ impl Observer {
         self.status.set_node_eligible(is_eligible(engine.world()));
         if engine.world().is_synced() && engine.is_dirty() {
             self.status.queued();
+            self.recorder.queued();
         }
     }
 
     /// All that was there is written.
-    pub(super) fn committed(&self, engine: &Engine, commit: &Commit) {
+    pub(super) fn committed(&mut self, engine: &Engine, commit: &Commit, took: Duration) {
+        let fill = engine.applier().fill();
+        self.recorder.passed(Pass { planned: &commit.planned, full: commit.everything, took, fill: &fill });
         self.status.set_checks(engine.node(), &commit.planned);
         self.status.updated();
     }
+
+    /// What was there could not be written.
+    pub(super) fn failed(&self) {
+        self.recorder.failed();
+    }
+
+    /// A sweep has ended; `None`: it failed.
+    pub(super) fn swept(&self, swept: Option<&Swept>) {
+        swept.into_iter().for_each(|swept| self.recorder.swept(swept));
+    }
 }
 
-async fn serve(flags: Flags, status: Arc<Status>) {
-    let health = web::both_families(flags.healthz_bind_address);
+async fn serve(flags: Flags, status: Arc<Status>, metrics: Port) {
+    let [health, metrics_at] = [flags.healthz_bind_address, flags.metrics_bind_address].map(web::both_families);
     let probes = Arc::new(Probes(Arc::clone(&status)));
     let complain = |service: &_, text| tracing::warn!("Service {service}: {text}");
-    tokio::join!(web::listen("/healthz", health, probes), node_ports::serve(status, complain),);
+    tokio::join!(
+        web::listen("/healthz", health, probes),
+        web::listen("/metrics", metrics_at, Arc::new(metrics)),
+        node_ports::serve(status, complain),
+    );
 }
 
 /// Whether load balancers may send traffic to this node (KEP-3836). A node without an object may have it.

@@ -47,18 +47,18 @@ impl Sweeper {
         }
     }
 
-    /// Waits for the end of a sweep, for ever if there is none.
-    pub(super) async fn finished(&mut self) {
+    /// Waits for the end of a sweep, for ever if there is none, and says what it has done if it succeeded.
+    pub(super) async fn finished(&mut self) -> Option<Swept> {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         let result = running.await;
         self.running = None;
+        self.start();
         match result {
-            Ok(Ok(swept)) if swept != Swept::default() => tracing::debug!("{swept:?}"),
-            Ok(Ok(_)) => {}
+            Ok(Ok(swept)) => return Some(swept),
             Ok(Err(error)) => tracing::error!("cannot sweep: {error:#}"),
             Err(error) => tracing::error!("a sweep broke off: {error}"),
         }
-        self.start();
+        None
     }
 
     /// Waits until nothing is left to sweep.
