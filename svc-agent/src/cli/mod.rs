@@ -6,6 +6,7 @@
 mod backends;
 mod cleanup;
 mod connections;
+mod doctor;
 pub mod explain;
 pub mod flags;
 mod services;
@@ -135,7 +136,7 @@ pub enum Output {
 /// Runs a command. An error is one line on standard error and exit status 2.
 pub fn execute(cli: Cli) -> ExitCode {
     match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("svc-agent: {error:#}");
             ExitCode::from(2)
@@ -143,7 +144,7 @@ pub fn execute(cli: Cli) -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<()> {
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
             log_to_stderr();
@@ -155,8 +156,9 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Backends(args) => backends::run(&args),
         Command::Connections(args) => connections::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
-        other => anyhow::bail!("this command is not built in yet: {other:?}"),
+        Command::Doctor(args) => return doctor::run(&args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// One line an event; what is worth knowing unless RUST_LOG says otherwise. As JSON if LOG_FORMAT is `json`.

@@ -303,7 +303,10 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf(command::OBJ_GET, &mut attr) }.map(new_fd)
 }
 
-/// Attaches a program by a link. `flags` are those of XDP (mode); 0 elsewhere.
+/// Before all other programs of a TCX hook, instead of after them (`BPF_F_BEFORE` without a reference).
+pub const FIRST: u32 = 1 << 3;
+
+/// Attaches a program by a link. `flags` are the mode of XDP, or the order of TCX; 0 elsewhere.
 pub fn link_create(program: BorrowedFd<'_>, target: Target<'_>, at: AttachType, flags: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {

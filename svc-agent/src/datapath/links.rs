@@ -75,8 +75,10 @@ impl Links {
             _ => (AttachType::TcxIngress, TcAttachType::Ingress),
         };
         if self.tcx {
+            // Where kube-proxy would translate: after the programs of others on the way in, before them on the way out.
+            let order = if hook == Hook::TcEgress { bpf::FIRST } else { 0 };
             return self
-                .attach(&Self::device_link(hook, index), programs.fd(hook)?, Target::Device(index), tcx, 0)
+                .attach(&Self::device_link(hook, index), programs.fd(hook)?, Target::Device(index), tcx, order)
                 .with_context(|| format!("cannot attach {} to {name}", hook.name()));
         }
         attach_filter(programs, hook, name, direction)

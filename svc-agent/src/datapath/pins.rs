@@ -18,7 +18,7 @@ pub struct Lock {
 
 /// Makes the folder and takes hold of it.
 pub fn lock(bpffs: &Path) -> anyhow::Result<Lock> {
-    if !is_bpffs(bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs))? {
+    if !is_on_bpffs(bpffs) {
         bail!(
             "{} is not on a BPF file system; mount one (mount -t bpf bpf /sys/fs/bpf) or name another folder with --bpffs",
             bpffs.display()
@@ -39,6 +39,11 @@ pub fn is_held(bpffs: &Path) -> bool {
     // SAFETY: the descriptor is open; flock(2) touches no memory.
     let free = unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) } == 0;
     !free
+}
+
+/// Whether a folder is, or would be made, on a BPF file system.
+pub fn is_on_bpffs(folder: &Path) -> bool {
+    folder.ancestors().find(|path| path.exists()).is_some_and(|path| is_bpffs(path).unwrap_or(false))
 }
 
 fn is_bpffs(path: &Path) -> anyhow::Result<bool> {
