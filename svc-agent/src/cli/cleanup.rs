@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::CleanupArgs;
+use super::{CleanupArgs, out};
 use crate::datapath::cleanup::cleanup;
 use crate::run::state_file;
 
@@ -14,9 +14,9 @@ pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    done.iter().for_each(|line| println!("removed {line}"));
+    done.iter().try_for_each(|line| out::line(format_args!("removed {line}")))?;
     if done.is_empty() {
-        println!("there was nothing in {}", args.bpffs.display());
+        out::line(format_args!("there was nothing in {}", args.bpffs.display()))?;
     }
     Ok(())
 }

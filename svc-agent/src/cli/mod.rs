@@ -9,6 +9,7 @@ mod connections;
 mod doctor;
 pub mod explain;
 pub mod flags;
+mod out;
 mod services;
 mod show;
 mod status;

@@ -12,7 +12,7 @@ use svc_common::tables::{Backend, Frontend, FrontendKey, SlotRange};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-use super::{Output, ServicesArgs};
+use super::{Output, ServicesArgs, out};
 use crate::apply::{Applier, Capacity, Present};
 use crate::datapath::Maps;
 use crate::engine::Engine;
@@ -49,11 +49,10 @@ pub(super) fn run(args: &ServicesArgs) -> anyhow::Result<()> {
     let mut rows = if args.manifests.is_some() { planned(args)? } else { in_force(args)? };
     rows.sort_unstable();
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
-        Output::Text if rows.is_empty() => println!("no Services"),
-        Output::Text => println!("{}", table(&rows)),
+        Output::Json => out::line(serde_json::to_string_pretty(&rows)?),
+        Output::Text if rows.is_empty() => out::line("no Services"),
+        Output::Text => out::line(table(&rows)),
     }
-    Ok(())
 }
 
 fn table(rows: &[Row]) -> String {

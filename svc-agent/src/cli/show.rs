@@ -8,7 +8,7 @@ use svc_common::tables::ServiceRecord;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-use super::Output;
+use super::{Output, out};
 use crate::datapath::Maps;
 
 /// Prints rows: as JSON, or as a table with these headings.
@@ -20,11 +20,10 @@ pub(super) fn rows<R: Serialize, const N: usize>(
     cells: impl Fn(&R) -> [String; N],
 ) -> anyhow::Result<()> {
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(rows)?),
-        Output::Text if rows.is_empty() => println!("{none}"),
-        Output::Text => println!("{}", table(headings, rows.iter().map(cells))),
+        Output::Json => out::line(serde_json::to_string_pretty(rows)?),
+        Output::Text if rows.is_empty() => out::line(none),
+        Output::Text => out::line(table(headings, rows.iter().map(cells))),
     }
-    Ok(())
 }
 
 /// A table without lines.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use svc_common::tables::MAPS;
 use svc_common::verdict::{Outcome, Reason};
 
-use super::{Output, ShowArgs, show};
+use super::{Output, ShowArgs, out, show};
 use crate::datapath::{Maps, bpf, devices, links, maps, pins, probe};
 
 #[derive(Serialize)]
@@ -55,29 +55,28 @@ pub(super) fn run(args: &ShowArgs) -> anyhow::Result<()> {
         reasons: reasons(&maps)?,
     };
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Json => out::line(serde_json::to_string_pretty(&status)?),
         Output::Text => print(&status),
     }
-    Ok(())
 }
 
-fn print(status: &Status) {
+fn print(status: &Status) -> anyhow::Result<()> {
     let agent = if status.agent_running { "runs" } else { "does not run; the datapath goes on with what it has" };
-    println!("agent {agent}\n");
+    out::line(format_args!("agent {agent}\n"))?;
     let programs = status
         .programs
         .iter()
         .map(|program| [program.link.clone(), program.at.clone(), program.id.to_string(), program.tag.clone()]);
-    println!("{}\n", show::table(["PROGRAM", "AT", "ID", "TAG"], programs));
+    out::line(format_args!("{}\n", show::table(["PROGRAM", "AT", "ID", "TAG"], programs)))?;
     let tables = status.tables.iter().map(|table| {
         let entries = table.entries.map_or_else(String::new, |entries| entries.to_string());
         [table.name.to_owned(), entries, table.capacity.to_string(), show::bytes(table.memory)]
     });
-    println!("{}\n", show::table(["TABLE", "ENTRIES", "ROOM", "MEMORY"], tables));
+    out::line(format_args!("{}\n", show::table(["TABLE", "ENTRIES", "ROOM", "MEMORY"], tables)))?;
     let reasons = status.reasons.iter().map(|count| {
         [count.packets.to_string(), count.outcome.to_owned(), count.reason.to_owned(), count.meaning.to_owned()]
     });
-    println!("{}", show::table(["PACKETS", "OUTCOME", "REASON", "MEANING"], reasons));
+    out::line(show::table(["PACKETS", "OUTCOME", "REASON", "MEANING"], reasons))
 }
 
 fn programs(args: &ShowArgs) -> anyhow::Result<Vec<Program>> {

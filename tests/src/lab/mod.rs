@@ -23,11 +23,11 @@ pub mod tool;
 pub mod topology;
 pub mod wait;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use agent::Agent;
@@ -168,11 +168,16 @@ impl Lab {
     pub fn cluster_ips(&mut self, name: &str) -> Result<Vec<IpAddr>> {
         let manifests = self.manifests.dir().display().to_string();
         let said = self.agent(0)?.run(&["services", "--manifests", &manifests, "-o", "json"])?;
-        let services: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-        let found = services.iter().find(|service| service["name"] == name);
-        let ips = found.and_then(|service| service["clusterIPs"].as_array());
-        let ips = ips.with_context(|| format!("`services` does not know {name}: {said}"))?;
-        ips.iter().map(|ip| Ok(ip.as_str().unwrap_or_default().parse()?)).collect()
+        let frontends: Vec<Value> = serde_json::from_str(&said).with_context(|| format!("`services` said {said}"))?;
+        let mine = frontends
+            .iter()
+            .filter(|row| row["service"] == format!("default/{name}") && row["kind"] == "ClusterIP")
+            .filter_map(|row| row["frontend"].as_str()?.parse::<SocketAddr>().ok());
+        let mut ips: Vec<IpAddr> = mine.map(|at| at.ip()).collect();
+        ips.sort_unstable();
+        ips.dedup();
+        ensure!(!ips.is_empty(), "`services` does not know {name}: {said}");
+        Ok(ips)
     }
 
     /// The pods, in the order in which they came.

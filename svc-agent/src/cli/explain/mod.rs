@@ -28,7 +28,7 @@ use std::io::{self, BufRead, BufReader, Write as _};
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::{ExplainArgs, Output};
+use super::{ExplainArgs, Output, out};
 use dialog::Dialog;
 use machine::Machine;
 
@@ -68,14 +68,13 @@ fn cases(dialog: &mut Dialog, mut input: impl BufRead, output: Output) -> anyhow
 
 fn one(dialog: &mut Dialog, from: &str, to: &str, output: Output) -> anyhow::Result<()> {
     match output {
-        Output::Text => println!("{}", human::explain(dialog, from, to)?),
+        Output::Text => out::line(human::explain(dialog, from, to)?),
         Output::Json => {
             let (to, protocol) = to.rsplit_once('/').unwrap_or((to, "tcp"));
             let line = serde_json::json!({ "from": from, "to": to, "protocol": protocol.to_uppercase() });
-            println!("{}", dialog.answer(question::parse(&line.to_string())));
+            out::line(dialog.answer(question::parse(&line.to_string())))
         }
     }
-    Ok(())
 }
 
 /// An answer as one line for people.
