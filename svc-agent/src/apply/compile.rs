@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use svc_common::net::{Address, Port, V4, V6};
-use svc_common::tables::{Backend, Frontend, FrontendKey, ServiceRecord, SourcePrefix, name};
+use svc_common::net::{Port, V4, V6};
+use svc_common::tables::{Frontend, FrontendKey, ServiceRecord, SourcePrefix, name};
 
-use super::{Applier, BackendKey, Full, Point, Presence, Round, Stale, Write, backend_value, record};
+use super::{Applier, Full, Point, Presence, Round, Stale, Write, record};
 use crate::model::{Family, ObjectKey};
 
 /// What a round has gathered, before it is put in order.
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) records: Vec<(u32, ServiceRecord)>,
-    /// By family.
-    pub(super) backends: [Vec<(u32, BackendKey)>; 2],
+    pub(super) backends: Vec<Write>,
     pub(super) slots: Vec<(u32, Box<[u32]>)>,
     pub(super) added_ranges: Vec<(u32, IpNet)>,
     /// Frontends of the Services of the round, with who wants them; `None`: nobody has wanted it so far.
@@ -36,22 +35,18 @@ pub(super) struct Draft {
 impl Applier {
     pub(super) fn compile(&mut self, mut draft: Draft) -> Round {
         let mut writes = std::mem::take(&mut self.repairs);
-        writes.extend(draft.records.drain(..).map(|(id, record)| Write::Service(id, record)));
-        for family in Family::ALL {
-            let fresh = &draft.backends[family as usize];
-            writes.extend(fresh.iter().filter_map(|(id, key)| backend(family, *id, Some(*key))));
-        }
+        writes.extend(draft.records.drain(..).map(|(id, record)| Write::Service(id, Box::new(record))));
+        writes.append(&mut draft.backends);
         writes.extend(draft.slots.drain(..).map(|(base, words)| Write::Slots(base, words)));
         writes.extend(draft.added_ranges.iter().map(|(id, range)| source_range(*id, *range, Presence::Present)));
         writes.extend(draft.replaced_ranges.iter().map(|(id, range)| source_range(*id, *range, Presence::Absent)));
         self.compile_frontends(&mut draft, &mut writes);
         writes.extend(self.filter.clear().into_iter().map(|(word, bits)| Write::Filter(word, bits)));
         writes.extend(draft.removed_ranges.iter().map(|(id, range)| source_range(*id, *range, Presence::Absent)));
-        writes.extend(draft.freed_records.iter().map(|id| Write::Service(*id, record::free())));
+        writes.extend(draft.freed_records.iter().map(|id| Write::Service(*id, Box::new(record::free()))));
         for family in Family::ALL {
             let reclaimed = draft.reclaimed[family as usize].iter();
-            let free = reclaimed.filter(|id| self.backends[family as usize].is_free(**id));
-            writes.extend(free.filter_map(|id| backend(family, *id, None)));
+            writes.extend(reclaimed.filter_map(|id| self.backends.clear(family, *id)));
         }
         Round { writes, stale: draft.stale, full: draft.full }
     }
@@ -125,17 +120,6 @@ fn frontend(point: Point, value: Option<Frontend>) -> Write {
 
 fn key<A>(addr: A, point: Point) -> FrontendKey<A> {
     FrontendKey { addr, port: Port::new(point.port), protocol: point.protocol, zero: 0 }
-}
-
-fn backend(family: Family, id: u32, key: Option<BackendKey>) -> Option<Write> {
-    Some(match family {
-        Family::V4 => Write::BackendV4(id, value_or_free(key)?),
-        Family::V6 => Write::BackendV6(id, value_or_free(key)?),
-    })
-}
-
-fn value_or_free<A: Address>(key: Option<BackendKey>) -> Option<Backend<A>> {
-    key.map_or(Some(Backend::default()), backend_value)
 }
 
 pub(super) fn source_range(service: u32, range: IpNet, presence: Presence) -> Write {

@@ -24,8 +24,9 @@ impl Stamp {
 struct Entry<K> {
     key: K,
     references: u32,
-    /// Set while nobody refers to the id.
-    released: Option<Stamp>,
+    /// Number of its last release while nobody refers to the id, else 0. Four bytes instead of a stamp: there may be a
+    /// million of these.
+    released: u32,
 }
 
 /// Ids from 1 on for keys.
@@ -33,7 +34,8 @@ pub(super) struct Ids<K> {
     by_key: HashMap<K, u32>,
     entries: Vec<Option<Entry<K>>>,
     free: BTreeSet<u32>,
-    released: VecDeque<(u32, Stamp)>,
+    released: VecDeque<(u32, u32, Stamp)>,
+    releases: u32,
     capacity: u32,
 }
 
@@ -45,6 +47,7 @@ impl<K: Clone + Eq + Hash> Ids<K> {
             entries: Vec::from([None]),
             free: BTreeSet::new(),
             released: VecDeque::new(),
+            releases: 0,
             capacity,
         }
     }
@@ -54,7 +57,7 @@ impl<K: Clone + Eq + Hash> Ids<K> {
         if let Some(&id) = self.by_key.get(key) {
             let entry = self.entries[id as usize].as_mut().expect("a key in by_key has an entry");
             entry.references += 1;
-            entry.released = None;
+            entry.released = 0;
             return Some((id, false));
         }
         let id = match self.free.pop_first() {
@@ -66,7 +69,7 @@ impl<K: Clone + Eq + Hash> Ids<K> {
             None => return None,
         };
         self.by_key.insert(key.clone(), id);
-        self.entries[id as usize] = Some(Entry { key: key.clone(), references: 1, released: None });
+        self.entries[id as usize] = Some(Entry { key: key.clone(), references: 1, released: 0 });
         Some((id, true))
     }
 
@@ -75,21 +78,23 @@ impl<K: Clone + Eq + Hash> Ids<K> {
         let Some(entry) = self.entries.get_mut(id as usize).and_then(Option::as_mut) else { return };
         entry.references = entry.references.saturating_sub(1);
         if entry.references == 0 {
-            entry.released = Some(now);
-            self.released.push_back((id, now));
+            // It takes four thousand million releases within a grace period to confuse two of them.
+            self.releases = self.releases.wrapping_add(1).max(1);
+            entry.released = self.releases;
+            self.released.push_back((id, self.releases, now));
         }
     }
 
     /// Ids whose grace period is over, and which are free from now on.
     pub(super) fn reclaim(&mut self, now: Stamp) -> Vec<u32> {
         let mut reclaimed = Vec::new();
-        while let Some(&(id, stamp)) = self.released.front()
+        while let Some(&(id, release, stamp)) = self.released.front()
             && stamp.is_over(now)
         {
             self.released.pop_front();
             // It may have been acquired again meanwhile, or acquired and released once more.
             let slot = &mut self.entries[id as usize];
-            if slot.as_ref().is_some_and(|entry| entry.released == Some(stamp))
+            if slot.as_ref().is_some_and(|entry| entry.released == release)
                 && let Some(entry) = slot.take()
             {
                 if self.by_key.get(&entry.key) == Some(&id) {
@@ -122,7 +127,7 @@ impl<K: Clone + Eq + Hash> Ids<K> {
         if is_first {
             self.by_key.insert(key.clone(), id);
         }
-        self.entries[id as usize] = Some(Entry { key, references: 0, released: None });
+        self.entries[id as usize] = Some(Entry { key, references: 0, released: 0 });
         is_first
     }
 
@@ -135,13 +140,14 @@ impl<K: Clone + Eq + Hash> Ids<K> {
 
     /// Releases what was restored and has not been acquired since.
     pub(super) fn release_unused(&mut self, now: Stamp) {
-        for (id, entry) in self.entries.iter_mut().enumerate() {
+        for (id, entry) in (0..).zip(&mut self.entries) {
             if let Some(entry) = entry
                 && entry.references == 0
-                && entry.released.is_none()
+                && entry.released == 0
             {
-                entry.released = Some(now);
-                self.released.push_back((id as u32, now));
+                self.releases = self.releases.wrapping_add(1).max(1);
+                entry.released = self.releases;
+                self.released.push_back((id, self.releases, now));
             }
         }
     }

@@ -54,7 +54,7 @@ impl Memory {
             Write::SourceRangeV4(prefix, presence) => presence_of(&mut self.source_ranges_v4, *prefix, *presence),
             Write::SourceRangeV6(prefix, presence) => presence_of(&mut self.source_ranges_v6, *prefix, *presence),
             Write::Filter(word, bits) => put(&mut self.filter, *word, *bits, 0),
-            Write::Service(id, record) => put(&mut self.services, *id, *record, record::free()),
+            Write::Service(id, record) => put(&mut self.services, *id, **record, record::free()),
             other => panic!("{other:?} belongs to no Service"),
         }
     }

@@ -12,6 +12,7 @@
 //! Ids and slots that became free get another meaning only in a later round and after a grace period, when no program
 //! run that has read the old frontend can still be under way.
 
+mod backends;
 mod compile;
 mod filter;
 mod globals;
@@ -34,7 +35,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use svc_common::tables::{self, Backend, Frontend};
+use svc_common::tables::{self, Frontend};
 
 use crate::model::{Family, ObjectKey, Protocol};
 use crate::plan::{Planned, PortId};
@@ -43,6 +44,7 @@ pub use globals::Globals;
 pub use stale::Stale;
 pub use write::{Capacity, Presence, Present, Sink, Write};
 
+use backends::Backends;
 use compile::Draft;
 use filter::Filter;
 use ids::{Ids, Stamp};
@@ -140,9 +142,6 @@ pub struct Fill {
     pub capacity: u32,
 }
 
-/// Backends are told apart by address, port and whether they are on this node.
-type BackendKey = (SocketAddr, bool);
-
 #[derive(Default)]
 struct Held {
     ports: Vec<(PortId, Port)>,
@@ -155,7 +154,7 @@ pub struct Applier {
     names: Ids<Name>,
     /// Service ids whose record is in the table.
     recorded: HashSet<u32>,
-    backends: [Ids<BackendKey>; 2],
+    backends: Backends,
     ranges: Ranges,
     filter: Filter,
     services: HashMap<ObjectKey, Held>,
@@ -180,7 +179,7 @@ impl Applier {
             capacity,
             names: Ids::new(capacity.services),
             recorded: HashSet::new(),
-            backends: [Ids::new(capacity.backends), Ids::new(capacity.backends)],
+            backends: Backends::new(capacity.backends),
             ranges: Ranges::new(capacity.slots),
             filter: Filter::default(),
             services: HashMap::new(),
@@ -237,7 +236,7 @@ impl Applier {
 
     /// Address, port and locality of a backend id.
     pub fn backend(&self, family: Family, id: u32) -> Option<(SocketAddr, bool)> {
-        self.backends[family as usize].key(id).copied()
+        self.backends.get(family, id)
     }
 
     /// How full each table is.
@@ -247,8 +246,8 @@ impl Applier {
         [
             (tables::name::FRONTENDS_V4, fill(self.frontend_counts[0], capacity.frontends)),
             (tables::name::FRONTENDS_V6, fill(self.frontend_counts[1], capacity.frontends)),
-            (tables::name::BACKENDS_V4, fill(self.backends[0].len(), capacity.backends)),
-            (tables::name::BACKENDS_V6, fill(self.backends[1].len(), capacity.backends)),
+            (tables::name::BACKENDS_V4, fill(self.backends.len(Family::V4), capacity.backends)),
+            (tables::name::BACKENDS_V6, fill(self.backends.len(Family::V6), capacity.backends)),
             (tables::name::SLOTS, fill(self.ranges.used(), self.ranges.capacity())),
             (tables::name::SOURCE_RANGES_V4, fill(self.range_counts[0], capacity.source_ranges)),
             (tables::name::SOURCE_RANGES_V6, fill(self.range_counts[1], capacity.source_ranges)),
@@ -261,10 +260,7 @@ impl Applier {
         let stamp = Stamp { round: self.round, at: now };
         self.ranges.reclaim(stamp);
         self.names.reclaim(stamp);
-        let mut draft = Draft::default();
-        for family in Family::ALL {
-            draft.reclaimed[family as usize] = self.backends[family as usize].reclaim(stamp);
-        }
+        let draft = Draft { reclaimed: self.backends.reclaim(stamp), ..Draft::default() };
         (draft, stamp)
     }
 
@@ -290,6 +286,9 @@ impl Applier {
         }
         self.apply_wildcards(key, &old.wildcards, change.planned, owners, &mut held, draft);
         if !held.ports.is_empty() || !held.wildcards.is_empty() {
+            // Most Services have one port: what a growing list keeps in reserve would be most of the memory.
+            held.ports.shrink_to_fit();
+            held.wildcards.shrink_to_fit();
             self.services.insert(key.clone(), held);
         }
     }
@@ -325,10 +324,4 @@ fn new_items<T: Copy + Ord>(wanted: &[T], present: &[T]) -> impl Iterator<Item =
     let present: BTreeSet<T> = present.iter().copied().collect();
     let wanted: BTreeSet<T> = wanted.iter().copied().collect();
     wanted.into_iter().filter(move |item| !present.contains(item))
-}
-
-/// The element of the backend array for a key.
-fn backend_value<A: svc_common::net::Address>((addr, local): BackendKey) -> Option<Backend<A>> {
-    let flags = if local { tables::backend::LOCAL } else { 0 };
-    Some(Backend { addr: A::from_ip(addr.ip())?, port: svc_common::net::Port::new(addr.port()), flags })
 }

@@ -9,7 +9,7 @@ use super::compile::Draft;
 use super::ids::Stamp;
 use super::record::Name;
 use super::sets::{Port, Set, distinct, layout};
-use super::{Applier, BackendKey, Full, Owners, Point, Stale, new_items};
+use super::{Applier, Full, Owners, Point, Stale, Write, new_items};
 use crate::model::{Family, Protocol};
 use crate::plan::{FrontendKind, PlannedEndpoint, PlannedFrontend, PlannedPort, PortId};
 
@@ -57,6 +57,7 @@ impl Applier {
                     draft.touched.insert(point, Some((frontend_value(planned, &port, frontend), service.clone())));
                     port.points.push(point);
                 }
+                port.points.shrink_to_fit();
                 self.note_stale(planned, old.as_ref(), &mut port, draft);
                 if let Some(old) = old {
                     let keep = [port.cluster.range, port.local.range];
@@ -76,13 +77,13 @@ impl Applier {
         draft: &mut Draft,
         stamp: Stamp,
     ) -> Result<Port, (&'static str, u32)> {
-        let family = planned.id.family as usize;
+        let family = planned.id.family;
         let mut fresh = Vec::new();
         let mut ids = Vec::with_capacity(wanted.cluster.len() + wanted.local.len());
         let result = self.acquire_sets(planned, wanted, old, &mut ids, &mut fresh).and_then(|(cluster, local)| {
             let added: Vec<_> = new_items(wanted.source_ranges, old.map_or(&[], |old| &old.source_ranges)).collect();
             let name = match old {
-                _ if self.range_counts[family] + added.len() as u32 > self.capacity.source_ranges => {
+                _ if self.range_counts[family as usize] + added.len() as u32 > self.capacity.source_ranges => {
                     Err((tables::name::SOURCE_RANGES_V4, self.capacity.source_ranges))
                 }
                 Some(old) => Ok(old.id),
@@ -101,26 +102,26 @@ impl Applier {
             Ok(acquired) => acquired,
             Err(full) => {
                 for id in ids {
-                    self.backends[family].release(id, stamp);
+                    self.backends.release(family, id, stamp);
                 }
                 // They have their ids until the grace period is over, so what the ids mean has to be in the table.
-                draft.backends[family].append(&mut fresh);
+                draft.backends.append(&mut fresh);
                 return Err(full);
             }
         };
-        self.range_counts[family] += added.len() as u32;
+        self.range_counts[family as usize] += added.len() as u32;
         draft.added_ranges.extend(added.into_iter().map(|range| (id, range)));
         for (set, old) in [(&cluster, old.map(|old| &old.cluster)), (&local, old.map(|old| &old.local))] {
             if !set.words.is_empty() && old != Some(set) {
                 draft.slots.push((set.range.base, set.words.clone()));
             }
         }
-        draft.backends[family].append(&mut fresh);
+        draft.backends.append(&mut fresh);
         // One reference for each member, however many sets it is in.
         let members = distinct(&ids);
         ids.sort_unstable();
         for pair in ids.windows(2).filter(|pair| pair[0] == pair[1]) {
-            self.backends[family].release(pair[0], stamp);
+            self.backends.release(family, pair[0], stamp);
         }
         let mut source_ranges = wanted.source_ranges.to_vec();
         source_ranges.sort_unstable();
@@ -134,17 +135,14 @@ impl Applier {
         wanted: &Wanted<'_>,
         old: Option<&Port>,
         ids: &mut Vec<u32>,
-        fresh: &mut Vec<(u32, BackendKey)>,
+        fresh: &mut Vec<Write>,
     ) -> Result<(Set, Set), (&'static str, u32)> {
         let family = planned.id.family as usize;
         for PlannedEndpoint { addr, local, .. } in wanted.cluster.iter().chain(wanted.local) {
-            let key = (*addr, *local);
             let full = ([tables::name::BACKENDS_V4, tables::name::BACKENDS_V6][family], self.capacity.backends);
-            let (id, is_new) = self.backends[family].acquire(&key).ok_or(full)?;
+            let (id, write) = self.backends.acquire(*addr, *local).ok_or(full)?;
             ids.push(id);
-            if is_new {
-                fresh.push((id, key));
-            }
+            fresh.extend(write);
         }
         let (cluster_ids, local_ids) = ids.split_at(wanted.cluster.len());
         let cluster = self.acquire_set(planned, wanted.cluster, cluster_ids, old.map(|old| &old.cluster))?;
@@ -250,7 +248,7 @@ impl Applier {
             self.ranges.release(range.base, range.len, stamp);
         }
         for id in old.members {
-            self.backends[family as usize].release(id, stamp);
+            self.backends.release(family, id, stamp);
         }
         for range in new_items(&old.source_ranges, keep_ranges) {
             let list = if keep_ranges.is_empty() { &mut draft.removed_ranges } else { &mut draft.replaced_ranges };

@@ -1,18 +1,17 @@
 //! After a restart: the mirror is read back from the tables that the last agent has left.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use svc_common::net::Address;
-use svc_common::tables::{Backend, Frontend, FrontendKey, SlotRange, SourcePrefix, backend};
+use svc_common::tables::{Frontend, FrontendKey, SlotRange, SourcePrefix};
 
 use super::compile::{Draft, source_range};
 use super::filter::Filter;
 use super::ids::Stamp;
 use super::record::Name;
 use super::sets::{Port, Set, distinct};
-use super::{Applier, BackendKey, Capacity, Globals, Point, Presence, Present, Write, record};
+use super::{Applier, Capacity, Globals, Point, Presence, Present, Write, record};
 use crate::model::Family;
 
 impl Present {
@@ -35,7 +34,7 @@ impl Present {
     /// Writes that fill empty tables with the same.
     pub fn to_writes(&self) -> Vec<Write> {
         let mut writes = Vec::new();
-        writes.extend(self.services.iter().map(|(id, record)| Write::Service(*id, *record)));
+        writes.extend(self.services.iter().map(|(id, record)| Write::Service(*id, Box::new(*record))));
         writes.extend(self.backends_v4.iter().map(|(id, backend)| Write::BackendV4(*id, *backend)));
         writes.extend(self.backends_v6.iter().map(|(id, backend)| Write::BackendV6(*id, *backend)));
         writes.push(Write::Slots(0, self.slots.clone().into()));
@@ -64,12 +63,7 @@ impl Applier {
         applier.filter = Filter::restore(&present.filter);
         applier.restore_frontends(&present.frontends_v4);
         applier.restore_frontends(&present.frontends_v6);
-        let backends: [HashMap<u32, BackendKey>; 2] = [keys(&present.backends_v4), keys(&present.backends_v6)];
-        for (keys, ids) in backends.iter().zip(&mut applier.backends) {
-            for (id, key) in keys.iter().collect::<BTreeMap<_, _>>() {
-                ids.restore(*id, *key);
-            }
-        }
+        applier.backends.restore(present);
         let mut ranges: HashMap<u32, Vec<IpNet>> = HashMap::new();
         nets(&present.source_ranges_v4, &mut ranges);
         nets(&present.source_ranges_v6, &mut ranges);
@@ -95,7 +89,7 @@ impl Applier {
         for (id, record) in &present.services {
             let Some(name) = Name::read(record) else { continue };
             if !self.names.restore(*id, name.clone()) {
-                self.repairs.push(Write::Service(*id, record::free()));
+                self.repairs.push(Write::Service(*id, Box::new(record::free())));
                 continue;
             }
             self.recorded.insert(*id);
@@ -148,9 +142,8 @@ impl Applier {
         }
         let slots_of = |set: &Set| set.words[..set.range.len as usize].to_vec();
         let members = distinct(&[slots_of(&port.cluster), slots_of(&port.local)].concat());
-        let ids = &mut self.backends[family as usize];
-        if members.iter().all(|id| ids.key(*id).is_some()) {
-            members.iter().for_each(|id| ids.hold(*id));
+        if members.iter().all(|id| self.backends.get(family, *id).is_some()) {
+            members.iter().for_each(|id| self.backends.hold(family, *id));
             port.members = members.into();
         } else {
             // A slot without a backend: such a set is not kept but written anew.
@@ -180,9 +173,7 @@ impl Applier {
             draft.freed_records.push(id);
         }
         self.names.release_unused(stamp);
-        for ids in &mut self.backends {
-            ids.release_unused(stamp);
-        }
+        self.backends.release_unused(stamp);
     }
 }
 
@@ -193,12 +184,6 @@ fn words(slots: &[u32], range: SlotRange, affinity: bool) -> Option<&[u32]> {
     let rest = slots.get(end..)?;
     let tail = if affinity { 1 + *rest.first()? as usize } else { 0 };
     slots.get(start..end.checked_add(tail)?)
-}
-
-fn keys<A: Address>(backends: &[(u32, Backend<A>)]) -> HashMap<u32, BackendKey> {
-    let used = backends.iter().filter(|(_, backend)| backend.addr != A::default());
-    used.map(|(id, it)| (*id, (SocketAddr::new(it.addr.to_ip(), it.port.get()), it.flags & backend::LOCAL != 0)))
-        .collect()
 }
 
 fn nets<A: Address>(prefixes: &[SourcePrefix<A>], ranges: &mut HashMap<u32, Vec<IpNet>>) {

@@ -23,7 +23,7 @@ pub enum Write {
     /// A word of the address filter.
     Filter(u32, u64),
     /// `SERVICES[id] = record`.
-    Service(u32, ServiceRecord),
+    Service(u32, Box<ServiceRecord>),
     /// A prefix of pods.
     PodPrefixV4(Prefix<V4>, Presence),
     /// The same, IPv6.

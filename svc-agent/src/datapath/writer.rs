@@ -94,7 +94,7 @@ impl Writer<'_> {
             }),
             Write::Filter(..) => run!(writes, &maps.filter, |b| { Write::Filter(word, bits) => b.set(*word, *bits) }),
             Write::Service(..) => {
-                run!(writes, &maps.services, |b| { Write::Service(id, record) => b.set(*id, *record) })
+                run!(writes, &maps.services, |b| { Write::Service(id, record) => b.set(*id, **record) })
             }
             Write::PodPrefixV4(..) => run!(writes, &maps.pod_prefixes_v4, |b| {
                 Write::PodPrefixV4(key, Presence::Present) => b.set(*key, 1),

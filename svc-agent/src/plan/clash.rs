@@ -92,8 +92,8 @@ pub struct ClashIndex<K> {
 #[derive(Debug)]
 struct Held<K> {
     created: Option<i64>,
-    /// Whether the claim of a key yields.
-    keys: BTreeMap<K, bool>,
+    /// In order, with whether the claim of the key yields. A slice, because there is one for every Service.
+    keys: Box<[(K, bool)]>,
 }
 
 impl<K> Default for ClashIndex<K> {
@@ -121,22 +121,26 @@ impl<K: Clone + Ord + Hash + fmt::Display> ClashIndex<K> {
             *yields &= claim.yields;
         }
         let old = self.claims.remove(service);
-        let (old_created, old_keys) = old.map_or((created, BTreeMap::new()), |old| (old.created, old.keys));
+        let (old_created, old_keys) = old.map_or((created, Box::default()), |old| (old.created, old.keys));
+        let old_claim = |key: &K| {
+            let at = old_keys.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+            old_keys.get(at).map(|(_, yields)| yields)
+        };
 
         let mut changes = Changes { owners: Vec::new(), remarks: Vec::new() };
         let gone = old_keys.iter().filter(|(key, _)| !new.contains_key(key));
-        let changed = new.iter().filter(|(key, yields)| old_created != created || old_keys.get(key) != Some(yields));
-        let mut touched: Vec<&K> = gone.chain(changed).map(|(key, _)| key).collect();
+        let changed = new.iter().filter(|(key, yields)| old_created != created || old_claim(key) != Some(yields));
+        let mut touched: Vec<&K> = gone.map(|(key, _)| key).chain(changed.map(|(key, _)| key)).collect();
         touched.sort_unstable();
         for key in touched {
             let claimant =
                 |yields: &bool, created| Claimant { yields: *yields, created: age(created), service: service.clone() };
-            let before = old_keys.get(key).map(|yields| claimant(yields, old_created));
+            let before = old_claim(key).map(|yields| claimant(yields, old_created));
             let after = new.get(key).map(|yields| claimant(yields, created));
             self.replace(key, before, after, &mut changes);
         }
         if !new.is_empty() {
-            self.claims.insert(service.clone(), Held { created, keys: new });
+            self.claims.insert(service.clone(), Held { created, keys: new.into_iter().collect() });
         }
         changes
     }
@@ -150,6 +154,8 @@ impl<K: Clone + Ord + Hash + fmt::Display> ClashIndex<K> {
         if let Some(new) = &new
             && let Err(at) = claimants.binary_search(new)
         {
+            // Nearly every key has one claimant, and there may be a million keys.
+            claimants.reserve_exact(1);
             claimants.insert(at, new.clone());
         }
         let owner = claimants.first().map(|claimant| claimant.service.clone());

@@ -126,11 +126,9 @@ impl Dialog {
     /// Takes back what one trial has left in the tables.
     fn forget(&self, packet: &Packet, walk: &Walk) -> anyhow::Result<()> {
         let Packet { from, to, protocol, .. } = *packet;
-        if let Outcome::Forward { backend, .. } = walk.outcome {
-            self.machine.forget_flow(from, to, protocol)?;
-            for station in &walk.stations {
-                self.machine.forget_flow(station.from, backend, protocol)?;
-            }
+        self.machine.forget_flow(from, to, protocol)?;
+        for station in &walk.stations {
+            self.machine.forget_flow(station.from, station.to, protocol)?;
         }
         if let Some(frontend) = self.machine.frontend(to, protocol)?
             && frontend.affinity > 0
