@@ -138,9 +138,7 @@ pub(super) fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
             // Follows symbolic links; a link that leads nowhere or in a circle does not count.
             match std::fs::metadata(&path) {
                 Ok(meta) if meta.is_dir() && depth < 32 => walk(&path, depth + 1, found)?,
-                Ok(meta) if meta.is_file() && matches!(name.rsplit_once('.'), Some((_, "yaml" | "yml" | "json"))) => {
-                    found.push(path);
-                }
+                Ok(meta) if meta.is_file() && is_manifest(&path) => found.push(path),
                 _ => {}
             }
         }
@@ -154,6 +152,11 @@ pub(super) fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     walk(path, 0, &mut found)?;
     found.sort();
     Ok(found)
+}
+
+/// Whether a file below a directory counts, by its name.
+pub(super) fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
 }
 
 /// Reads the text of one file. Documents that `before` had as well are taken from there.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
@@ -24,8 +24,10 @@ use super::allocate::Cluster;
 use crate::model::{Event, Kind};
 
 /// A change is looked at when nothing has happened for so long...
-const QUIET: Duration = Duration::from_millis(40);
-/// ...or when so much time has passed since the first event of a burst.
+const QUIET: Duration = Duration::from_millis(3);
+/// ...a file that is gone, only then: editors and `rm && cp` put another one in its place at once...
+const GONE: Duration = Duration::from_millis(100);
+/// ...and at the latest so long after the first event of a burst.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// A file that somebody is writing is read after so long without a write, closed or not.
 const OPEN_FOR: Duration = Duration::from_millis(700);
@@ -52,10 +54,8 @@ pub async fn watch(path: PathBuf, control_plane: ControlPlane, tx: mpsc::Sender<
         tokio::select! {
             event = notified.recv() => {
                 let Some(event) = event else { return Ok(()) };
-                if !hands.note(event) {
-                    continue;
-                }
-                settle(&mut notified, &mut hands).await;
+                let Some(quiet) = hands.note(event) else { continue };
+                settle(&mut notified, &mut hands, quiet).await;
             }
             () = tokio::time::sleep(wait) => {}
             () = tx.closed() => return Ok(()),
@@ -75,12 +75,12 @@ pub async fn watch(path: PathBuf, control_plane: ControlPlane, tx: mpsc::Sender<
 type Notified = notify::Result<notify::Event>;
 
 /// Waits for the end of a burst of events.
-async fn settle(notified: &mut mpsc::UnboundedReceiver<Notified>, hands: &mut Hands) {
+async fn settle(notified: &mut mpsc::UnboundedReceiver<Notified>, hands: &mut Hands, mut quiet: Duration) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let quiet = (tokio::time::Instant::now() + QUIET).min(deadline);
-        match tokio::time::timeout_at(quiet, notified.recv()).await {
-            Ok(Some(event)) => _ = hands.note(event),
+        let until = (tokio::time::Instant::now() + quiet).min(deadline);
+        match tokio::time::timeout_at(until, notified.recv()).await {
+            Ok(Some(event)) => quiet = hands.note(event).map_or(quiet, |more| quiet.max(more)),
             Ok(None) | Err(_) => return,
         }
     }
@@ -198,23 +198,31 @@ impl Eyes {
 struct Hands(HashMap<PathBuf, Instant>);
 
 impl Hands {
-    /// Takes an event in and says whether the files may have changed.
-    fn note(&mut self, event: Notified) -> bool {
+    /// Takes an event in. If files may have changed, says how long it has to be quiet before they are looked at.
+    fn note(&mut self, event: Notified) -> Option<Duration> {
         // An error is an overflow or the like: compare everything.
-        let Ok(event) = event else { return true };
+        let Ok(event) = event else { return Some(QUIET) };
+        let mut quiet = QUIET;
         for path in event.paths {
             match event.kind {
+                // Files are also opened by ourselves.
+                EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Read)) => return None,
                 EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
                     self.0.insert(path, Instant::now());
                 }
-                EventKind::Access(AccessKind::Close(AccessMode::Write))
-                | EventKind::Modify(ModifyKind::Name(_))
-                | EventKind::Remove(_) => _ = self.0.remove(&path),
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+                    if super::manifest::is_manifest(&path) {
+                        quiet = GONE;
+                    }
+                    self.0.remove(&path);
+                }
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(ModifyKind::Name(_)) => {
+                    self.0.remove(&path);
+                }
                 _ => {}
             }
         }
-        // Files are also opened by ourselves.
-        !matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Read)))
+        Some(quiet)
     }
 
     fn busy(&mut self) -> BTreeSet<PathBuf> {

@@ -159,6 +159,42 @@ async fn a_file_is_read_when_its_writer_closes_it() {
     lab.becomes(&[("a", "10.0.0.1"), ("b", "10.0.0.3"), ("c", "10.0.0.4")]).await;
 }
 
+/// What happens to a file when it is edited: nothing is taken away for a moment.
+#[tokio::test]
+async fn files_that_are_put_in_the_place_of_others() {
+    let mut lab = Lab::new("editors", &[("x.yaml", yaml("a", "10.0.0.1"))]).await;
+    lab.becomes(&[("a", "10.0.0.1")]).await;
+    let (file, backup) = (lab.path.join("x.yaml"), lab.path.join("x.yaml~"));
+    for round in 0..20_u8 {
+        let ip = format!("10.0.0.{}", 2 + round % 10);
+        let pause = Duration::from_millis(u64::from(round));
+        match round % 3 {
+            0 => {
+                std::fs::rename(&file, &backup).unwrap();
+                tokio::time::sleep(pause).await;
+                lab.write("x.yaml", &yaml("a", &ip));
+                std::fs::remove_file(&backup).unwrap();
+            }
+            1 => {
+                std::fs::remove_file(&file).unwrap();
+                tokio::time::sleep(pause).await;
+                lab.write("x.yaml", &yaml("a", &ip));
+            }
+            _ => {
+                lab.write(".x.swp", &yaml("a", &ip));
+                std::fs::rename(lab.path.join(".x.swp"), &file).unwrap();
+            }
+        }
+        let mut seen = Vec::new();
+        while lab.services() != [("a", &*ip)] {
+            let events = tokio::time::timeout(Duration::from_secs(1), lab.events.recv()).await.unwrap().unwrap();
+            seen.extend(events.iter().cloned());
+            events.into_iter().for_each(|event| _ = lab.world.fold(event));
+        }
+        assert!(!seen.iter().any(|event| matches!(event, Event::Deleted(..))), "round {round}: {seen:?}");
+    }
+}
+
 #[tokio::test]
 async fn links_are_turned_as_in_a_config_map_volume() {
     let path = temporary("links");
