@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 use super::run::Run;
 use super::tool;
 
+/// The last step into a place: join the cgroup and become the program.
+pub(super) const JOIN: &str = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+
 /// A network namespace and a cgroup; cheap to clone, owned by its run.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -58,7 +61,7 @@ impl Place {
         if self.tether {
             command.args(["setpriv", "--pdeathsig", "KILL", "--"]);
         }
-        command.args(["sh", "-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#]).arg(&self.cgroup).arg(program);
+        command.args(["sh", "-c", JOIN]).arg(&self.cgroup).arg(program);
         command
     }
 

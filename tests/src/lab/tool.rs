@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::place::JOIN;
+
 /// Whether this process may build namespaces.
 pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
@@ -49,7 +51,9 @@ fn line(command: &Command) -> String {
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    words.join(" ")
+    // After the wrapping comes the cgroup, and then what was meant.
+    let meant = words.iter().position(|word| word == JOIN).map_or(0, |at| at + 2);
+    words[meant..].join(" ")
 }
 
 /// A program of this workspace: from the variable if it is set, else beside the running executable.
