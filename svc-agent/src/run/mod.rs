@@ -68,6 +68,7 @@ impl Agent {
         let (maps, remarks) = Maps::open_or_create(&flags.bpffs, flags.sizes())?;
         remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
         let maps = Arc::new(maps);
+        let observer = Observer::start(flags, Arc::clone(&maps))?;
         ports::reserve(&flags.bpffs, flags.snat_port_range.first, flags.snat_port_range.last)
             .unwrap_or_else(|error| tracing::warn!("ports for source translation are not reserved: {error:#}"));
 
@@ -80,7 +81,7 @@ impl Agent {
         let mut agent = Self {
             engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
             sweeper: Sweeper::new(Arc::clone(&maps)),
-            observer: Observer::start(flags, Arc::clone(&maps))?,
+            observer,
             maps,
             began: Instant::now(),
             listed: None,
