@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
@@ -16,6 +18,7 @@ use svc_common::net::{Address as _, V4, V6};
 use svc_common::tables::{Device, device};
 use tokio::sync::watch;
 
+use super::primary;
 use crate::plan::Detector;
 
 /// What a device is for.
@@ -63,7 +66,7 @@ pub struct Network {
     pub devices: BTreeMap<u32, Served>,
     /// All addresses of the node, loopback excepted, sorted.
     pub addresses: Vec<IpAddr>,
-    /// First address of the first uplink that has one, IPv4 and IPv6: the node's, where its Node object has none.
+    /// The node's own address, IPv4 and IPv6, where its Node object has none.
     pub primary: [Option<IpAddr>; 2],
 }
 
@@ -176,14 +179,14 @@ fn is_idle(link: &Link) -> bool {
         .contains(&link.name.as_str())
 }
 
-/// What is served of all that is there.
-pub fn classify(links: &[Link], addresses: &[Bound], selection: &Selection) -> Network {
+/// What is served of all that is there. `outgoing` are the addresses from which the default routes leave, by family.
+pub fn classify(links: &[Link], addresses: &[Bound], outgoing: [Option<IpAddr>; 2], selection: &Selection) -> Network {
     let by_index: BTreeMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
     let source = |index: Option<u32>, v4: bool| {
         let index = index?;
         addresses.iter().find(|a| a.index == index && a.usable && a.addr.is_ipv4() == v4).map(|a| a.addr)
     };
-    let mut devices = BTreeMap::new();
+    let mut devices: BTreeMap<u32, Served> = BTreeMap::new();
     for link in links {
         let master = link.master.and_then(|master| by_index.get(&master).copied());
         let Some(role) = role(link, master) else { continue };
@@ -217,10 +220,9 @@ pub fn classify(links: &[Link], addresses: &[Bound], selection: &Selection) -> N
     let mut own: Vec<IpAddr> = addresses.iter().map(|bound| bound.addr).filter(|addr| !addr.is_loopback()).collect();
     own.sort_unstable();
     own.dedup();
-    let primary = [true, false].map(|v4| {
-        let uplinks = devices.iter().filter(|(_, served): &(&u32, &Served)| served.role == Role::Uplink);
-        uplinks.map(|(index, _)| *index).find_map(|index| source(Some(index), v4))
-    });
+    let uplinks: Vec<u32> =
+        devices.iter().filter(|(_, served)| served.role == Role::Uplink).map(|(index, _)| *index).collect();
+    let primary = primary::primary(outgoing, addresses, &uplinks);
     Network { devices, addresses: own, primary }
 }
 
@@ -241,14 +243,23 @@ impl Drop for Watch {
 impl Watch {
     /// Takes the first picture and goes on watching.
     pub async fn start(selection: Selection) -> anyhow::Result<Self> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
         let (connection, handle, mut messages) =
             rtnetlink::new_multicast_connection(&groups).context("cannot listen to netlink")?;
         let connection = tokio::spawn(connection);
         let first = picture(&handle, &selection).await.context("cannot list the devices of this network namespace")?;
         let (sender, network) = watch::channel(first);
         let task = tokio::spawn(async move {
-            while messages.next().await.is_some() {
+            while let Some((message, _)) = messages.next().await {
+                if is_other_route(&message) {
+                    continue;
+                }
                 // A device comes with a burst of messages; one picture serves them all.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 while messages.try_recv().is_ok() {}
@@ -269,12 +280,22 @@ impl Watch {
     }
 }
 
+/// Of routes only the default ones are looked at; a node that speaks BGP has very many others.
+fn is_other_route(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
+            route.header.destination_prefix_length != 0
+        }
+        _ => false,
+    }
+}
+
 async fn picture(handle: &Handle, selection: &Selection) -> Result<Network, rtnetlink::Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
     let links: Vec<Link> = links.iter().map(read_link).collect();
     let addresses: Vec<Bound> = addresses.iter().filter_map(read_address).collect();
-    Ok(classify(&links, &addresses, selection))
+    Ok(classify(&links, &addresses, primary::outgoing(), selection))
 }
 
 fn read_link(message: &LinkMessage) -> Link {
@@ -375,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_usual_node() {
-        let network = classify(&node(), &[], &selection(&["default"]));
+        let network = classify(&node(), &[], [None; 2], &selection(&["default"]));
         let roles: Vec<_> = network.devices.values().map(|served| (served.name.as_str(), served.role)).collect();
         assert_eq!(
             roles,
@@ -398,7 +419,7 @@ mod tests {
             bound(3, "10.1.0.1"),
             bound(6, "10.1.0.0"),
         ];
-        let network = classify(&node(), &addresses, &selection(&["default"]));
+        let network = classify(&node(), &addresses, [None; 2], &selection(&["default"]));
         let source = |index: u32| network.devices[&index].entry.source_v4.to_ip().to_string();
         assert_eq!(source(2), "192.0.2.1");
         assert_eq!(source(4), "10.1.0.1");
@@ -411,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_bridge_detector_looks_at_the_bridge_of_a_port() {
-        let network = classify(&node(), &[], &selection(&["default"]));
+        let network = classify(&node(), &[], [None; 2], &selection(&["default"]));
         let pods: Vec<_> = network.devices.iter().filter(|(_, d)| d.entry.flags & device::POD != 0).collect();
         assert_eq!(pods.iter().map(|(index, _)| **index).collect::<Vec<_>>(), [4]);
     }
@@ -419,7 +440,7 @@ mod tests {
     #[test]
     fn patterns_select_and_exclude() {
         let names = |patterns: &[&str]| {
-            let network = classify(&node(), &[], &selection(patterns));
+            let network = classify(&node(), &[], [None; 2], &selection(patterns));
             network.devices.values().map(|served| served.name.clone()).collect::<Vec<_>>()
         };
         assert_eq!(names(&["cali*", "eth0"]), ["eth0", "cali77"]);

@@ -14,6 +14,7 @@
 //! | [`stats`] | what the programs count, and what the maps cost |
 //! | [`sweep`] | forgetting what a change has made worthless |
 //! | [`writer`] | carrying writes out, reading the tables back |
+//! | `primary` | the node's own address where no Node object names it |
 //! | [`probe`] | what this kernel and this network namespace are like |
 #![expect(unsafe_code, reason = "the boundary to the kernel; each block says why it is sound")]
 
@@ -25,6 +26,7 @@ pub mod load;
 pub mod maps;
 pub mod pins;
 pub mod ports;
+mod primary;
 pub mod probe;
 pub mod stats;
 pub mod sweep;
