@@ -9,13 +9,25 @@
 //! | [`net`] | addresses, ports, protocols, the two address families |
 //! | [`slots`] | how sets and weights become slot tables |
 //! | [`tables`] | keys and values of every BPF map, map names and default sizes |
+//! | [`header`], [`parse`] | bytes of a packet and what they mean |
+//! | [`checksum`], [`crc32c`] | checksums after a change |
+//! | [`hash`] | the hash functions that choose slots |
+//! | [`tuple`] | five-tuples and the key that both directions share |
+//! | [`datapath`] | what happens to a packet: classification, choice, connections, translation |
 //! | [`verdict`] | every reason for which a packet is passed, rewritten, refused or dropped |
 #![no_std]
 
 #[cfg(test)]
 extern crate std;
 
+pub mod checksum;
+pub mod crc32c;
+pub mod datapath;
+pub mod hash;
+pub mod header;
 pub mod net;
+pub mod parse;
 pub mod slots;
 pub mod tables;
+pub mod tuple;
 pub mod verdict;

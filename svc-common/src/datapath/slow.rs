@@ -1,0 +1,9 @@
+//! The slow paths, and the steps they consist of: what happens once a connection, or once a second, and not for every
+//! packet.
+//!
+//! Each takes its input from the scratch and leaves its result there. The paths call the steps through [`super::env::Env`],
+//! one after another and not one inside the other, so that their stacks do not add up.
+
+pub use super::conntrack::{judge, keep, renew, reserve};
+pub use super::fragment::resolve as resolve_fragment;
+pub use super::open::{choose, find, open, open_external, read, translate_source};

@@ -1,0 +1,306 @@
+//! From bytes to a [`Packet`]: IPv4 with options, IPv6 with extension headers, VLAN tags, fragments.
+//!
+//! Generic over [`Frame`], so the same code runs on packet memory in the kernel and on slices in tests and fuzzers.
+
+use zerocopy::FromBytes;
+
+use crate::header::{Extension, Ipv4, Ipv6, Sctp, Tcp, Udp, chunk, ether, protocol, tcp};
+use crate::net::{Address, Port, Protocol, V4, V6};
+use crate::tuple::{End, Tuple};
+use crate::verdict::Reason;
+
+/// Read access to a packet.
+pub trait Frame {
+    /// The value at `offset`, or `None` if it does not lie wholly inside the packet.
+    fn load<T: FromBytes + Copy>(&self, offset: usize) -> Option<T>;
+
+    /// Number of bytes from the start of the frame, also of those that [`Frame::load`] cannot reach.
+    fn length(&self) -> u32;
+
+    /// Runs [`follow`]. A method so that the kernel programs can put it into a function that the verifier looks at once.
+    fn follow(&self, at: usize, protocol: u8) -> Followed {
+        follow(self, at, protocol)
+    }
+}
+
+/// What a packet says about the life of its connection.
+pub mod event {
+    /// A connection may begin with this packet.
+    pub const OPEN: u8 = 1 << 0;
+    /// TCP SYN without ACK, SCTP INIT: this packet cannot belong to a connection that has been going on.
+    pub const FIRST: u8 = 1 << 1;
+    /// The sender will send no more.
+    pub const FIN: u8 = 1 << 2;
+    /// The connection is gone.
+    pub const RESET: u8 = 1 << 3;
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Piece {
+    /// All of it.
+    Whole,
+    /// The first fragment, which has the ports.
+    First,
+    /// A later fragment.
+    Later,
+}
+
+/// What the datapath knows of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<A> {
+    /// Addresses, ports and protocol. Ports are [`Port::NONE`] in later fragments and in protocols without ports.
+    pub tuple: Tuple<A>,
+    /// `event::*` bits.
+    pub event: u8,
+    /// Which part of a datagram this is.
+    pub piece: Piece,
+    /// Identification of the datagram if it comes in fragments.
+    pub fragment_id: u32,
+    /// Number of bytes from the network header on.
+    pub length: u32,
+    /// Offset of the network header in the frame.
+    pub l3: usize,
+    /// Offset of the transport header in the frame.
+    pub l4: usize,
+}
+
+/// Result of following what stands before the transport header.
+#[derive(Clone, Copy)]
+struct Transport {
+    protocol: u8,
+    l4: usize,
+    piece: Piece,
+    fragment_id: u32,
+}
+
+/// Offset of the network header and the Ethernet type behind up to two tags.
+#[inline(always)]
+pub fn ethernet<F: Frame>(frame: &F) -> Result<(usize, u16), Reason> {
+    let kind = frame.load::<u16>(ether::HEADER - 2).ok_or(Reason::Malformed)?;
+    match u16::from_be(kind) {
+        kind @ (ether::IPV4 | ether::IPV6) => Ok((ether::HEADER, kind)),
+        ether::VLAN | ether::QINQ => tagged(frame),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// The same behind one tag or two.
+#[inline(always)]
+fn tagged<F: Frame>(frame: &F) -> Result<(usize, u16), Reason> {
+    let kind = frame.load::<u16>(ether::HEADER + ether::TAG - 2).ok_or(Reason::Malformed)?;
+    match u16::from_be(kind) {
+        kind @ (ether::IPV4 | ether::IPV6) => return Ok((ether::HEADER + ether::TAG, kind)),
+        ether::VLAN | ether::QINQ => {}
+        _ => return Err(Reason::NotIp),
+    }
+    let kind = frame.load::<u16>(ether::HEADER + 2 * ether::TAG - 2).ok_or(Reason::Malformed)?;
+    match u16::from_be(kind) {
+        kind @ (ether::IPV4 | ether::IPV6) => Ok((ether::HEADER + 2 * ether::TAG, kind)),
+        ether::VLAN | ether::QINQ => Err(Reason::TooManyExtensions),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// The IPv4 packet whose header stands at `l3`.
+#[inline(always)]
+pub fn ipv4<F: Frame>(frame: &F, l3: usize) -> Result<Packet<V4>, Reason> {
+    let ip = frame.load::<Ipv4>(l3).ok_or(Reason::Malformed)?;
+    let header = usize::from(ip.version_length & 15) * 4;
+    let total = u32::from(u16::from_be(ip.total_length));
+    if ip.version_length >> 4 != 4 || header < size_of::<Ipv4>() {
+        return Err(Reason::Malformed);
+    }
+    // A total length of zero is a segment of more than 64 KiB that has not been cut yet.
+    let length = if total == 0 { frame.length() - l3 as u32 } else { total };
+    if (length as usize) < header {
+        return Err(Reason::Malformed);
+    }
+    let fragment = u16::from_be(ip.fragment);
+    let piece = if fragment & 0x1fff != 0 {
+        Piece::Later
+    } else if fragment & 0x2000 != 0 {
+        Piece::First
+    } else {
+        Piece::Whole
+    };
+    let transport = Transport { protocol: ip.protocol, l4: l3 + header, piece, fragment_id: u32::from(ip.id) };
+    finish(frame, ip.source, ip.destination, l3, length, transport)
+}
+
+/// The IPv6 packet whose header stands at `l3`.
+#[inline(always)]
+pub fn ipv6<F: Frame>(frame: &F, l3: usize) -> Result<Packet<V6>, Reason> {
+    let ip = frame.load::<Ipv6>(l3).ok_or(Reason::Malformed)?;
+    if ip.version_class_flow & 0xf0u32.to_le() != 0x60u32.to_le() {
+        return Err(Reason::Malformed);
+    }
+    let payload = u32::from(u16::from_be(ip.payload_length));
+    let length = if payload == 0 { frame.length() - l3 as u32 } else { payload + size_of::<Ipv6>() as u32 };
+    let mut transport =
+        Transport { protocol: ip.next, l4: l3 + size_of::<Ipv6>(), piece: Piece::Whole, fragment_id: 0 };
+    if Protocol::from_number(ip.next).is_none() {
+        transport = extensions(frame, transport)?;
+    }
+    finish(frame, ip.source, ip.destination, l3, length, transport)
+}
+
+/// How many extension headers are followed.
+pub const EXTENSIONS: usize = 8;
+
+/// Follows IPv6 extension headers.
+#[inline(always)]
+fn extensions<F: Frame>(frame: &F, start: Transport) -> Result<Transport, Reason> {
+    let mut at = start;
+    for _ in 0..=EXTENSIONS {
+        if !is_extension(at.protocol) {
+            return Ok(at);
+        }
+        let followed = frame.follow(at.l4, at.protocol);
+        let next = followed.next().ok_or(Reason::Malformed)?;
+        at.protocol = next.protocol;
+        at.l4 = next.l4;
+        if next.piece != Piece::Whole {
+            at.piece = next.piece;
+            at.fragment_id = next.fragment_id;
+        }
+        if next.piece == Piece::Later {
+            // What follows is payload, whatever its first bytes look like.
+            return Ok(at);
+        }
+    }
+    Err(Reason::TooManyExtensions)
+}
+
+/// Whether a number is that of an extension header that is followed.
+#[inline(always)]
+const fn is_extension(number: u8) -> bool {
+    matches!(
+        number,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::DESTINATION
+            | protocol::FRAGMENT
+            | protocol::AUTHENTICATION
+    )
+}
+
+/// What stands behind one extension header, in one number: 16 bits offset, 8 bits protocol, 2 bits piece, 1 bit that is
+/// always set, and the identification of a fragment in the upper half. 0: the header is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed(pub u64);
+
+impl Followed {
+    const PRESENT: u64 = 1 << 26;
+
+    #[inline(always)]
+    fn new(l4: usize, protocol: u8, piece: Piece, id: u32) -> Self {
+        Self(l4 as u16 as u64 | u64::from(protocol) << 16 | (piece as u64) << 24 | Self::PRESENT | u64::from(id) << 32)
+    }
+
+    #[inline(always)]
+    fn next(self) -> Option<Transport> {
+        if self.0 & Self::PRESENT == 0 {
+            return None;
+        }
+        let piece = match self.0 >> 24 & 3 {
+            0 => Piece::Whole,
+            1 => Piece::First,
+            _ => Piece::Later,
+        };
+        let l4 = usize::from(self.0 as u16);
+        Some(Transport { protocol: (self.0 >> 16) as u8, l4, piece, fragment_id: (self.0 >> 32) as u32 })
+    }
+}
+
+/// Follows the extension header `number` at offset `at`.
+#[inline(always)]
+pub fn follow<F: Frame + ?Sized>(frame: &F, at: usize, number: u8) -> Followed {
+    let Some(header) = frame.load::<Extension>(at) else { return Followed(0) };
+    if number != protocol::FRAGMENT {
+        let unit = if number == protocol::AUTHENTICATION { 4 } else { 8 };
+        let length = size_of::<Extension>() + usize::from(header.length) * unit;
+        return Followed::new(at + length, header.next, Piece::Whole, 0);
+    }
+    let fragment = u16::from_be(header.fragment);
+    let piece = if fragment & 0xfff8 != 0 {
+        Piece::Later
+    } else if fragment & 1 != 0 {
+        Piece::First
+    } else {
+        Piece::Whole
+    };
+    Followed::new(at + size_of::<Extension>(), header.next, piece, header.id)
+}
+
+/// Ports and events, by transport protocol.
+#[inline(always)]
+fn finish<F: Frame, A: Address>(
+    frame: &F,
+    source: A,
+    destination: A,
+    l3: usize,
+    length: u32,
+    transport: Transport,
+) -> Result<Packet<A>, Reason> {
+    let Transport { protocol, l4, piece, fragment_id } = transport;
+    let (from, to, event) = if piece == Piece::Later {
+        (Port::NONE, Port::NONE, 0)
+    } else {
+        match Protocol::from_number(protocol) {
+            Some(Protocol::Tcp) => {
+                let tcp = frame.load::<Tcp>(l4).ok_or(Reason::Malformed)?;
+                (tcp.ports.source, tcp.ports.destination, tcp_event(tcp.flags))
+            }
+            Some(Protocol::Udp) => {
+                let udp = frame.load::<Udp>(l4).ok_or(Reason::Malformed)?;
+                (udp.ports.source, udp.ports.destination, event::OPEN)
+            }
+            Some(Protocol::Sctp) => {
+                let sctp = frame.load::<Sctp>(l4).ok_or(Reason::Malformed)?;
+                (sctp.ports.source, sctp.ports.destination, sctp_event(sctp.chunk))
+            }
+            None => (Port::NONE, Port::NONE, 0),
+        }
+    };
+    let tuple = Tuple { source: End::new(source, from), destination: End::new(destination, to), protocol };
+    Ok(Packet { tuple, event, piece, fragment_id, length, l3, l4 })
+}
+
+#[inline(always)]
+const fn tcp_event(flags: u8) -> u8 {
+    let mut event = 0;
+    if flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN {
+        event |= event::OPEN | event::FIRST;
+    }
+    if flags & tcp::FIN != 0 {
+        event |= event::FIN;
+    }
+    if flags & tcp::RST != 0 {
+        event |= event::RESET;
+    }
+    event
+}
+
+#[inline(always)]
+const fn sctp_event(chunk: u8) -> u8 {
+    match chunk {
+        chunk::INIT => event::OPEN | event::FIRST,
+        chunk::SHUTDOWN | chunk::SHUTDOWN_ACK => event::FIN,
+        chunk::ABORT => event::RESET,
+        _ => 0,
+    }
+}
+
+/// A frame in a slice: what host tests and fuzzers parse.
+impl Frame for [u8] {
+    fn load<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        let bytes = self.get(offset..offset.checked_add(size_of::<T>())?)?;
+        T::read_from_bytes(bytes).ok()
+    }
+
+    fn length(&self) -> u32 {
+        self.len() as u32
+    }
+}

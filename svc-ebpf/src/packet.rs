@@ -1,0 +1,187 @@
+//! The only place that touches packet memory.
+#![expect(unsafe_code, reason = "the packet accessor")]
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data};
+use svc_common::parse::{Followed, Frame};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::slow;
+
+/// Offsets beyond this are never looked at; the verifier wants a bound.
+const REACH: usize = 4096;
+
+/// A packet that can be read and written.
+pub(crate) trait Buffer: Frame {
+    /// Whether checksums can be unfinished, or summed up by the device: socket buffers, not raw frames.
+    const OFFLOADS: bool;
+
+    /// Writes `value` at `offset`. `false`: it does not lie wholly inside the packet; nothing is written.
+    #[must_use]
+    fn store<T: IntoBytes + Immutable>(&self, offset: usize, value: T) -> bool;
+}
+
+/// A socket buffer, as TC programs see it.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(*mut __sk_buff);
+
+/// A raw frame, as XDP programs see it.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw(*mut xdp_md);
+
+/// The address of a `T` at `offset`, if it lies wholly inside the packet. Nothing keeps such a pointer: the data moves
+/// when a helper changes the packet.
+#[inline(always)]
+fn within<T>(data: usize, end: usize, offset: usize) -> Option<*mut T> {
+    if offset > REACH {
+        return None;
+    }
+    let start = data + offset;
+    if start + size_of::<T>() > end {
+        return None;
+    }
+    Some(start as *mut T)
+}
+
+macro_rules! buffer {
+    ($type:ty, $offloads:literal, $length:expr, $follow:expr) => {
+        impl $type {
+            #[inline(always)]
+            fn at<T>(&self, offset: usize) -> Option<*mut T> {
+                // SAFETY: the kernel hands a program a valid context, whose fields may be read.
+                let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+                within(data, end, offset)
+            }
+        }
+
+        impl Frame for $type {
+            #[inline(always)]
+            fn load<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+                // SAFETY: `at` has checked that all bytes lie inside the packet, any bytes are a valid T, and loads of
+                // this instruction set take words at any address.
+                self.at::<T>(offset).map(|place| unsafe { *place })
+            }
+
+            #[inline(always)]
+            fn length(&self) -> u32 {
+                $length(self)
+            }
+
+            #[inline(always)]
+            fn follow(&self, at: usize, protocol: u8) -> Followed {
+                $follow(self, at, protocol)
+            }
+        }
+
+        impl Buffer for $type {
+            const OFFLOADS: bool = $offloads;
+
+            #[inline(always)]
+            fn store<T: IntoBytes + Immutable>(&self, offset: usize, value: T) -> bool {
+                let Some(place) = self.at::<T>(offset) else { return false };
+                // SAFETY: as in `load`; nobody else writes the packet meanwhile.
+                unsafe { *place = value };
+                true
+            }
+        }
+    };
+}
+
+buffer!(Skb, true, |skb: &Skb| skb.len(), |skb: &Skb, at: usize, protocol: u8| {
+    Followed(slow::follow(skb.0, at as u32, protocol.into()))
+});
+// Extension headers are left to TC.
+// SAFETY: the kernel hands a program a valid context, whose fields may be read.
+buffer!(Raw, false, |raw: &Raw| unsafe { (*raw.0).data_end - (*raw.0).data }, |_: &Raw, _, _| Followed(0));
+
+impl Raw {
+    #[inline(always)]
+    pub(crate) const fn new(context: *mut xdp_md) -> Self {
+        Self(context)
+    }
+
+    /// The context, for helpers.
+    #[inline(always)]
+    pub(crate) const fn context(&self) -> *mut xdp_md {
+        self.0
+    }
+
+    /// Index of the device by which the frame arrived.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands a program a valid context, whose fields may be read.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+}
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident: $field:ident;)+) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub(crate) fn $name(&self) -> u32 {
+            // SAFETY: the kernel hands a program a valid context, whose fields may be read.
+            unsafe { (*self.0).$field }
+        }
+    )+};
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) const fn new(context: *mut __sk_buff) -> Self {
+        Self(context)
+    }
+
+    /// The context, for helpers.
+    #[inline(always)]
+    pub(crate) const fn context(&self) -> *mut __sk_buff {
+        self.0
+    }
+
+    fields! {
+        /// Number of bytes, also of those outside of linear memory.
+        len: len;
+        /// The packet mark.
+        mark: mark;
+        /// Ethernet type that the stack believes, in network byte order.
+        protocol: protocol;
+        /// The device of the hook.
+        ifindex: ifindex;
+        /// The device by which a forwarded packet arrived; 0 for packets of this host's own processes.
+        ingress_ifindex: ingress_ifindex;
+    }
+
+    /// Sets the packet mark.
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        // SAFETY: TC programs may write this field of their context.
+        unsafe { (*self.0).mark = mark }
+    }
+
+    /// Makes the first `length` bytes, or all there are, directly accessible.
+    #[inline(always)]
+    pub(crate) fn make_linear(&self, length: u32) {
+        // SAFETY: the kernel hands a program a valid context, whose fields may be read.
+        let linear = unsafe { (*self.0).data_end - (*self.0).data };
+        let wanted = if self.len() < length { self.len() } else { length };
+        if linear < wanted {
+            // SAFETY: a valid context. Failure leaves the packet as it was, and the parser finds it too short.
+            unsafe { bpf_skb_pull_data(self.0, wanted) };
+        }
+    }
+
+    /// Adds a difference to the sum over the packet, if the device has delivered one.
+    #[inline(always)]
+    pub(crate) fn adjust_sum(&self, difference: u32) {
+        // SAFETY: a valid context. The helper refuses when there is no such sum, and then nothing is to be done.
+        unsafe { bpf_csum_update(self.0, difference) };
+    }
+
+    /// Adds an address difference to the transport checksum at `offset`, in whichever way its state asks for.
+    #[inline(always)]
+    pub(crate) fn adjust_unfinished(&self, offset: usize, difference: u32) {
+        const BY_DIFFERENCE: u64 = 0;
+        const PSEUDO_HEADER: u64 = 1 << 4;
+        // SAFETY: a valid context; the kernel checks the offset.
+        unsafe { bpf_l4_csum_replace(self.0, offset as u32, BY_DIFFERENCE, u64::from(difference), PSEUDO_HEADER) };
+    }
+}

@@ -1,0 +1,141 @@
+//! The slow paths as functions that the verifier looks at once.
+//!
+//! A function with a name of its own is verified apart from its callers, whatever they know about its arguments; an
+//! ordinary one is verified again for each state in which it can be called, and the states of the packet programs times
+//! those of the slow paths are more than the kernel is ready to look at. Such functions take numbers only; the rest
+//! goes through the scratch.
+#![expect(unsafe_code, reason = "functions with names of their own")]
+
+use aya_ebpf::bindings::__sk_buff;
+use svc_common::checksum::Sum;
+use svc_common::crc32c;
+use svc_common::datapath::conntrack::Reserved;
+use svc_common::datapath::env::Env;
+use svc_common::datapath::slow;
+use svc_common::net::{V4, V6};
+use svc_common::parse;
+use svc_common::verdict::Reason;
+
+use crate::env::Kernel;
+use crate::packet::Skb;
+use crate::rewrite::{self, Field};
+use crate::{route, tc};
+
+/// See [`crc32c::update`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn crc32c_of_ports(old: u32, before: u32, after: u32, length: u32) -> u32 {
+    crc32c::update(old, before, after, length as u16)
+}
+
+/// See [`parse::follow`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn follow(context: *mut __sk_buff, at: u32, protocol: u32) -> u64 {
+    parse::follow(&Skb::new(context), at as usize, protocol as u8).0
+}
+
+/// See [`rewrite::settle`]. `what`: the field's content, and two bits for UDP and IPv6 above it. 1: done; 0: not.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn settle(context: *mut __sk_buff, offset: u32, what: u32, addresses: u32, ports: u32) -> u32 {
+    let field = Field { offset: offset as usize, old: what as u16, udp: what & 1 << 16 != 0, v6: what & 1 << 17 != 0 };
+    let (addresses, ports) = (Sum::ZERO.add(addresses), Sum::ZERO.add(ports));
+    rewrite::settle(&Skb::new(context), field, addresses, ports).is_ok().into()
+}
+
+/// Leaves the reason of a failure where the caller finds it. 1: done; 0: not.
+macro_rules! report {
+    ($scratch:ident, $result:expr) => {{
+        let result: Result<(), Reason> = $result;
+        match result {
+            Ok(()) => 1,
+            Err(reason) => {
+                $scratch.reason = reason;
+                0
+            }
+        }
+    }};
+}
+
+/// Nothing to say.
+#[inline(always)]
+const fn kept((): ()) -> u32 {
+    1
+}
+
+/// The answer as a number.
+#[inline(always)]
+const fn reserved(answer: Reserved) -> u32 {
+    match answer {
+        Reserved::No => 0,
+        Reserved::Yes => 1,
+        Reserved::Full => 2,
+    }
+}
+
+/// One family's functions. The symbols have the family in their names, since they share one object.
+macro_rules! slow_paths {
+    ($family:ident, $addr:ty, $($name:ident = $symbol:literal ($($argument:ident),*) $scratch:ident => $result:expr;)+) => {
+        /// The slow paths of one address family.
+        pub(crate) mod $family {
+            #[expect(clippy::wildcard_imports, reason = "this module is a name for what its parent defines")]
+            use super::*;
+            $(
+                #[unsafe(export_name = $symbol)]
+                #[inline(never)]
+                pub(crate) extern "C" fn $name($($argument: u32),*) -> u32 {
+                    let Some($scratch) = Env::<$addr>::scratch(&Kernel) else { return 0 };
+                    $result
+                }
+            )+
+        }
+    };
+}
+
+slow_paths! {
+    v4, V4,
+    open = "open_v4" (ifindex, flags) scratch => report!(scratch, slow::open(&Kernel, scratch, ifindex, flags as u16));
+    open_external = "open_external_v4" (ifindex) scratch => report!(scratch, slow::open_external(&Kernel, scratch, ifindex));
+    renew = "renew_v4" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
+    translate_source = "translate_source_v4" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
+    resolve_fragment = "resolve_fragment_v4" (marked) scratch => report!(scratch, slow::resolve_fragment(&Kernel, scratch, marked != 0));
+    find = "find_v4" (ifindex) scratch => report!(scratch, slow::find(&Kernel, scratch, ifindex));
+    choose = "choose_v4" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, scratch, ifindex, flags as u16));
+    read = "read_v4" (ifindex) scratch => report!(scratch, slow::read(&Kernel, scratch, ifindex));
+    judge = "judge_v4" (event, request) scratch => slow::judge(&Kernel, scratch, event as u8, request != 0).into();
+    keep = "keep_v4" (role) scratch => kept(slow::keep(&Kernel, scratch, role as u8));
+    reserve = "reserve_v4" (role) scratch => reserved(slow::reserve(&Kernel, scratch, role as u8));
+}
+
+slow_paths! {
+    v6, V6,
+    open = "open_v6" (ifindex, flags) scratch => report!(scratch, slow::open(&Kernel, scratch, ifindex, flags as u16));
+    open_external = "open_external_v6" (ifindex) scratch => report!(scratch, slow::open_external(&Kernel, scratch, ifindex));
+    renew = "renew_v6" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
+    translate_source = "translate_source_v6" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
+    resolve_fragment = "resolve_fragment_v6" (marked) scratch => report!(scratch, slow::resolve_fragment(&Kernel, scratch, marked != 0));
+    find = "find_v6" (ifindex) scratch => report!(scratch, slow::find(&Kernel, scratch, ifindex));
+    choose = "choose_v6" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, scratch, ifindex, flags as u16));
+    read = "read_v6" (ifindex) scratch => report!(scratch, slow::read(&Kernel, scratch, ifindex));
+    judge = "judge_v6" (event, request) scratch => slow::judge(&Kernel, scratch, event as u8, request != 0).into();
+    keep = "keep_v6" (role) scratch => kept(slow::keep(&Kernel, scratch, role as u8));
+    reserve = "reserve_v6" (role) scratch => reserved(slow::reserve(&Kernel, scratch, role as u8));
+}
+
+macro_rules! routes {
+    ($($name:ident: $addr:ty;)+) => {$(
+        /// Sends a packet of this host on by the route of the destination that the scratch's translation names.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $name(context: *mut __sk_buff) -> i32 {
+            let Some(scratch) = Env::<$addr>::scratch(&Kernel) else { return tc::SHOT };
+            route::send(&Skb::new(context), &scratch.translation.tuple)
+        }
+    )+};
+}
+
+routes! {
+    route_v4: V4;
+    route_v6: V6;
+}
