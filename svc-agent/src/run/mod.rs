@@ -182,7 +182,10 @@ impl Agent {
         let commit = self.engine.commit(self.began.elapsed());
         for (service, remark) in &commit.remarks {
             match service {
-                Some(service) => tracing::warn!("Service {service}: {remark}"),
+                Some(service) => {
+                    tracing::warn!("Service {service}: {remark}");
+                    self.observer.remark(&self.engine, service, remark);
+                }
                 None => tracing::warn!("{remark}"),
             }
         }
@@ -225,11 +228,13 @@ async fn watch_source(flags: Flags, sender: mpsc::Sender<Vec<Event>>) -> anyhow:
             let control_plane = ControlPlane { state_file: Some(state_file(&flags.bpffs)), ..flags.control_plane() };
             source::directory::watch(path.clone(), control_plane, sender).await
         }
-        SourceFlag::Kubernetes => {
-            let options = ClientOptions { kubeconfig: flags.kubeconfig.clone(), server: flags.api_server.clone() };
-            source::kubernetes::watch(options, flags.node_name(), sender).await
-        }
+        SourceFlag::Kubernetes => source::kubernetes::watch(client_options(&flags), flags.node_name(), sender).await,
     }
+}
+
+/// How to reach the API server.
+fn client_options(flags: &Flags) -> ClientOptions {
+    ClientOptions { kubeconfig: flags.kubeconfig.clone(), server: flags.api_server.clone() }
 }
 
 /// Where addresses given out for manifests are remembered: for as long as the pins live, and they end with the machine.

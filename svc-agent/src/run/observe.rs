@@ -7,20 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::cli::Flags;
+use crate::cli::flags::{Flags, SourceFlag};
 use crate::datapath::Maps;
 use crate::datapath::sweep::Swept;
 use crate::engine::{Commit, Engine};
-use crate::health::{Probes, Status, node_ports, web};
+use crate::health::events::{self, Told};
+use crate::health::{Events, Probes, Status, node_ports, web};
 use crate::metrics::{self, Port, Recorder, State, Tables, recorder::Pass};
-use crate::model::{Event, World};
+use crate::model::{Event, ObjectKey, World};
+use crate::source::kubernetes;
 
 /// The HTTP ports; they are closed when this is dropped.
 pub(super) struct Observer {
     status: Arc<Status>,
     recorder: Recorder,
+    events: Events,
     _until: oneshot::Sender<()>,
 }
 
@@ -33,21 +36,36 @@ impl Observer {
         registry.register_collector(Box::new(State(Arc::clone(&status))));
         registry.register_collector(Box::new(Tables { maps, backends: flags.metrics_of_backends }));
         let (until, ended) = oneshot::channel::<()>();
-        let ports = serve(flags.clone(), Arc::clone(&status), Port(Arc::new(registry)));
+        let (events, queue) = match flags.source {
+            SourceFlag::Kubernetes => {
+                let (events, queue) = Events::queue();
+                (events, Some(queue))
+            }
+            SourceFlag::Directory(_) => (Events::none(), None),
+        };
+        events.tell(Told {
+            service: None,
+            normal: true,
+            reason: "Starting",
+            action: "StartKubeProxy",
+            note: String::new(),
+        });
+        let ports = serve(flags.clone(), Arc::clone(&status), Port(Arc::new(registry)), events.clone());
+        let told = publish(flags.clone(), queue);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name("http".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        () = ports => {}
+                        _ = futures_util::future::join(ports, told) => {}
                         // The sender is dropped, never used.
                         _ = ended => {}
                     }
                 });
             })
             .context("cannot start the thread of the HTTP ports")?;
-        Ok(Self { status, recorder, _until: until })
+        Ok(Self { status, recorder, events, _until: until })
     }
 
     /// An event arrives that the engine has not taken in yet.
@@ -72,6 +90,18 @@ impl Observer {
         self.status.updated();
     }
 
+    /// What the owner of a Service should know.
+    pub(super) fn remark(&self, engine: &Engine, service: &ObjectKey, remark: &str) {
+        let uid = engine.world().service(service).map(|service| service.uid.to_string()).unwrap_or_default();
+        self.events.tell(Told {
+            service: Some((service.clone(), uid)),
+            normal: false,
+            reason: "NotServedInFull",
+            action: "Plan",
+            note: remark.to_owned(),
+        });
+    }
+
     /// What was there could not be written.
     pub(super) fn failed(&self) {
         self.recorder.failed();
@@ -83,10 +113,29 @@ impl Observer {
     }
 }
 
-async fn serve(flags: Flags, status: Arc<Status>, metrics: Port) {
+/// Sends events if there is somebody to send them to.
+async fn publish(flags: Flags, queue: Option<mpsc::Receiver<Told>>) {
+    let Some(queue) = queue else { return };
+    // Without a way to the API server there is no agent either: its source says so.
+    if let Ok(client) = kubernetes::connect(&super::client_options(&flags)).await {
+        events::publish(client, &flags.node_name(), queue).await;
+    }
+}
+
+async fn serve(flags: Flags, status: Arc<Status>, metrics: Port, events: Events) {
     let [health, metrics_at] = [flags.healthz_bind_address, flags.metrics_bind_address].map(web::both_families);
     let probes = Arc::new(Probes(Arc::clone(&status)));
-    let complain = |service: &_, text| tracing::warn!("Service {service}: {text}");
+    let node = flags.node_name();
+    let complain = |service: &ObjectKey, text| {
+        tracing::warn!("Service {service}: {text}");
+        events.tell(Told {
+            service: Some((service.clone(), String::new())),
+            normal: false,
+            reason: "FailedToStartServiceHealthcheck",
+            action: "Listen",
+            note: format!("node {node} {text}"),
+        });
+    };
     tokio::join!(
         web::listen("/healthz", health, probes),
         web::listen("/metrics", metrics_at, Arc::new(metrics)),
