@@ -12,9 +12,17 @@ static HZ: Global<u32> = Global::new(250);
 #[unsafe(no_mangle)]
 static MARK: Global<u32> = Global::new(0x4000);
 
-/// Socket programs serve only the network namespace with this cookie; 0: all below their cgroup.
+/// Cookie of the node's own network namespace: processes there are the host.
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: Global<u64> = Global::new(0);
+
+/// Whether socket programs also serve other namespaces (1).
+#[unsafe(no_mangle)]
+static SOCKET_ALL: Global<u32> = Global::new(0);
+
+/// Whether this kernel lets a program choose the error of a call: bpf_set_retval, 5.18 (1).
+#[unsafe(no_mangle)]
+static CAN_REFUSE: Global<u32> = Global::new(0);
 
 /// Whether XDP turns packets around (1) or leaves all to TC (0).
 #[unsafe(no_mangle)]
@@ -47,6 +55,16 @@ pub(crate) fn mark() -> u32 {
 #[inline(always)]
 pub(crate) fn netns_cookie() -> u64 {
     NETNS_COOKIE.load()
+}
+
+#[inline(always)]
+pub(crate) fn socket_all() -> bool {
+    SOCKET_ALL.load() != 0
+}
+
+#[inline(always)]
+pub(crate) fn can_refuse() -> bool {
+    CAN_REFUSE.load() != 0
 }
 
 #[inline(always)]

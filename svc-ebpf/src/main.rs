@@ -4,15 +4,18 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "this target has no atomics in core::sync that compile")]
 
+mod call;
 mod env;
 mod globals;
 mod helpers;
 mod maps;
 mod packet;
+mod records;
 mod reject;
 mod rewrite;
 mod route;
 mod slow;
+mod socket;
 mod tc;
 mod tc_egress;
 mod tc_ingress;

@@ -5,6 +5,7 @@
 //! [`bench`] the budgets and what is measured against.
 
 pub mod bench;
+pub mod fake;
 pub mod lab;
 pub mod model;
 pub mod traffic;

@@ -12,6 +12,7 @@ use svc_common::tables::MAPS;
 
 use super::bpf::{self, TestResult, TestRun};
 use super::maps::{self, Maps, Sizes};
+use super::probe;
 
 /// The object that xtask built, empty if there was none at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_EMBEDDED"));
@@ -154,6 +155,7 @@ impl Programs {
             ("MARK", &globals.mark),
             ("EXTERNAL_FAST_PATH", switch(globals.external_fast_path)),
             ("SOCKET_ALL", switch(globals.socket_all)),
+            ("CAN_REFUSE", switch(probe::has_set_retval())),
         ];
         for (name, value) in words {
             loader.override_global(name, value, false);

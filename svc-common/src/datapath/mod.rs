@@ -12,6 +12,7 @@ mod open;
 pub mod scratch;
 pub mod select;
 pub mod slow;
+pub mod socket;
 mod xdp;
 
 use crate::net::Port;

@@ -274,8 +274,8 @@ impl<'a> Facts<'a> {
         let default = ["primary".to_owned(), "localhost".to_owned()];
         let list = self.flags.node_port_addresses.as_deref().unwrap_or(&default);
         let to = packet.to.ip();
-        // Loopback is served for processes of this host only (1.17.16).
-        (!to.is_loopback() || packet.via == Via::Host)
+        // Loopback is served for processes of this host only (1.17.16), and by hooks that no SCTP socket passes.
+        (!to.is_loopback() || (packet.via == Via::Host && packet.protocol != Protocol::Sctp))
             && self.is_node_address(to)
             && prefix::is_node_port_address(list, to, self)
     }
