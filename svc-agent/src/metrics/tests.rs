@@ -28,7 +28,7 @@ impl Bench {
         let mut registry = registry();
         let recorder = Recorder::new(&mut registry);
         let status = Arc::new(Status::default());
-        registry.register_collector(Box::new(State(Arc::clone(&status))));
+        registry.register_collector(Box::new(State { status: Arc::clone(&status), contact: Arc::default() }));
         let listener = web::bind((Ipv4Addr::LOCALHOST, 0).into()).expect("loopback");
         let addr = listener.local_addr().expect("bound");
         let served = web::Served::start(listener, Arc::new(Port(Arc::new(registry))));
@@ -122,6 +122,8 @@ async fn answers_and_states_are_shown() {
         ("svc_ready", 0.0),
         ("svc_node_eligible", 0.0),
         ("svc_write_failures_total", 1.0),
+        (r#"svc_source_connected{kind="EndpointSlice"}"#, 1.0),
+        (r#"svc_state_age_seconds{kind="Service"}"#, 0.0),
         (r#"kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"}"#, 3.0),
         (r#"kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv6"}"#, 4.0),
     ] {

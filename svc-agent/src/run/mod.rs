@@ -23,7 +23,7 @@ use crate::datapath::{Maps, Writer, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
 use crate::source::kubernetes::ClientOptions;
-use crate::source::{self, ControlPlane};
+use crate::source::{self, Contact, ControlPlane};
 
 use attach::Attachments;
 use observe::Observer;
@@ -94,7 +94,7 @@ impl Agent {
         agent.attachments.forget_others()?;
 
         let (sender, mut events) = mpsc::channel(16);
-        let mut source = tokio::spawn(watch_source(flags.clone(), sender));
+        let mut source = tokio::spawn(watch_source(flags.clone(), Arc::clone(&agent.observer.contact), sender));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
             let again = agent.again.map(tokio::time::Instant::from_std);
@@ -222,13 +222,15 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-async fn watch_source(flags: Flags, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
+async fn watch_source(flags: Flags, contact: Arc<Contact>, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
     match &flags.source {
         SourceFlag::Directory(path) => {
             let control_plane = ControlPlane { state_file: Some(state_file(&flags.bpffs)), ..flags.control_plane() };
             source::directory::watch(path.clone(), control_plane, sender).await
         }
-        SourceFlag::Kubernetes => source::kubernetes::watch(client_options(&flags), flags.node_name(), sender).await,
+        SourceFlag::Kubernetes => {
+            source::kubernetes::watch(client_options(&flags), flags.node_name(), contact, sender).await
+        }
     }
 }
 

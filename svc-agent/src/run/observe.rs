@@ -17,13 +17,15 @@ use crate::health::events::{self, Told};
 use crate::health::{Events, Probes, Status, node_ports, web};
 use crate::metrics::{self, Port, Recorder, State, Tables, recorder::Pass};
 use crate::model::{Event, ObjectKey, World};
-use crate::source::kubernetes;
+use crate::source::{Contact, kubernetes};
 
 /// The HTTP ports; they are closed when this is dropped.
 pub(super) struct Observer {
     status: Arc<Status>,
     recorder: Recorder,
     events: Events,
+    /// To be written by the source.
+    pub(super) contact: Arc<Contact>,
     _until: oneshot::Sender<()>,
 }
 
@@ -33,7 +35,8 @@ impl Observer {
         let status = Arc::new(Status::default());
         let mut registry = metrics::registry();
         let recorder = Recorder::new(&mut registry);
-        registry.register_collector(Box::new(State(Arc::clone(&status))));
+        let contact = Arc::new(Contact::default());
+        registry.register_collector(Box::new(State { status: Arc::clone(&status), contact: Arc::clone(&contact) }));
         registry.register_collector(Box::new(Tables { maps, backends: flags.metrics_of_backends }));
         let (until, ended) = oneshot::channel::<()>();
         let (events, queue) = match flags.source {
@@ -65,7 +68,7 @@ impl Observer {
                 });
             })
             .context("cannot start the thread of the HTTP ports")?;
-        Ok(Self { status, recorder, events, _until: until })
+        Ok(Self { status, recorder, events, contact, _until: until })
     }
 
     /// An event arrives that the engine has not taken in yet.

@@ -4,17 +4,21 @@
 //! - `tree` and `fields` read YAML and JSON, and know on which line a field stands and how it is spelled;
 //! - [`manifest`] reads files and directories once, [`directory`] watches them;
 //! - [`kubernetes`] follows the API server;
+//! - [`Contact`] says whether the API server is heard;
 //! - `allocate` is the small control plane that fills in what manifests leave open.
 //!
 //! Nothing here knows what becomes of an object.
 
 mod allocate;
+mod contact;
 pub mod directory;
 mod fields;
 pub mod kubernetes;
 pub mod manifest;
 mod tree;
 mod wire;
+
+pub use contact::Contact;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::error::Error as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 
 use super::resource::{Followed, Seen};
 use crate::model::Event;
-use crate::source::Interner;
+use crate::source::{Contact, Interner};
 
 /// Objects that have arrived together are handed on together, at most so many.
 const BATCH: usize = 512;
@@ -61,6 +62,7 @@ pub(super) struct Follower<W: Followed> {
     config: watcher::Config,
     tx: mpsc::Sender<Vec<Event>>,
     pace: Pace,
+    contact: Arc<Contact>,
     may_be_absent: bool,
     names: Interner,
     complaints: HashSet<String>,
@@ -86,12 +88,13 @@ enum Then {
 }
 
 impl<W: Followed> Follower<W> {
-    pub(super) fn new(client: Client, tx: mpsc::Sender<Vec<Event>>, pace: Pace) -> Self {
+    pub(super) fn new(client: Client, tx: mpsc::Sender<Vec<Event>>, pace: Pace, contact: Arc<Contact>) -> Self {
         Self {
             api: Api::all(client),
             config: watcher::Config::default().streaming_lists().timeout(WATCH_SECONDS),
             tx,
             pace,
+            contact,
             may_be_absent: false,
             names: Interner::default(),
             complaints: HashSet::new(),
@@ -249,6 +252,7 @@ impl<W: Followed> Follower<W> {
         let old = self.trouble.take().filter(|trouble| now - trouble.last < self.pace.list_stall);
         let mut trouble = old.unwrap_or(Trouble { since: now, last: now, said: None });
         trouble.last = now;
+        self.contact.lost(W::KIND, trouble.since, now + self.pace.list_stall);
         if trouble.said.is_none_or(|said| now - said >= self.pace.repeat) {
             trouble.said = Some(now);
             let age = (now - trouble.since).as_secs();
@@ -261,6 +265,7 @@ impl<W: Followed> Follower<W> {
         self.delay = self.pace.first_delay;
         self.failures = 0;
         if let Some(trouble) = self.trouble.take() {
+            self.contact.restored(W::KIND);
             tracing::info!("watching {} again after {} s", W::PLURAL, trouble.since.elapsed().as_secs());
         }
     }

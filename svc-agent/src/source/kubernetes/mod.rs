@@ -9,6 +9,7 @@ mod resource;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -22,6 +23,7 @@ use super::wire::service::WireService;
 use super::wire::slice::WireSlice;
 use super::wire::{HEADLESS, OTHER_PROXY};
 use crate::model::Event;
+use crate::source::Contact;
 
 /// How to reach the API server.
 #[derive(Clone, Debug, Default)]
@@ -77,20 +79,26 @@ async fn from_files(files: &Path) -> anyhow::Result<Config> {
 }
 
 /// Follows all kinds until nobody listens. An error means that there is no way to reach an API server at all.
-pub async fn watch(options: ClientOptions, node_name: String, tx: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
+pub async fn watch(
+    options: ClientOptions,
+    node_name: String,
+    contact: Arc<Contact>,
+    tx: mpsc::Sender<Vec<Event>>,
+) -> anyhow::Result<()> {
     let client = connect(&options).await?;
-    follow_all(client, &node_name, tx, Pace::default()).await;
+    follow_all(client, &node_name, tx, Pace::default(), contact).await;
     Ok(())
 }
 
-async fn follow_all(client: Client, node_name: &str, tx: mpsc::Sender<Vec<Event>>, pace: Pace) {
+async fn follow_all(client: Client, node_name: &str, tx: mpsc::Sender<Vec<Event>>, pace: Pace, contact: Arc<Contact>) {
     // Services of another proxy are followed too: their addresses are to be left alone. Hidden slices are not.
     let seen_slices = format!("!{HEADLESS},!{OTHER_PROXY}");
     let own_node = format!("metadata.name={node_name}");
-    let services = Follower::<WireService>::new(client.clone(), tx.clone(), pace);
-    let slices = Follower::<WireSlice>::new(client.clone(), tx.clone(), pace).labels(&seen_slices);
-    let node = Follower::<WireNode>::new(client.clone(), tx.clone(), pace).fields(&own_node);
-    let cidrs = Follower::<WireServiceCidr>::new(client, tx.clone(), pace).may_be_absent();
+    let services = Follower::<WireService>::new(client.clone(), tx.clone(), pace, Arc::clone(&contact));
+    let slices =
+        Follower::<WireSlice>::new(client.clone(), tx.clone(), pace, Arc::clone(&contact)).labels(&seen_slices);
+    let node = Follower::<WireNode>::new(client.clone(), tx.clone(), pace, Arc::clone(&contact)).fields(&own_node);
+    let cidrs = Follower::<WireServiceCidr>::new(client, tx.clone(), pace, Arc::clone(&contact)).may_be_absent();
     tokio::select! {
         _ = futures_util::future::join4(services.run(), slices.run(), node.run(), cidrs.run()) => {}
         // The followers notice it only when they have something to say.

@@ -1,7 +1,7 @@
 //! A scripted API server on loopback: lists, watches, and what goes wrong with them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,7 +66,7 @@ impl Lab {
         let follower = tokio::spawn(async move {
             let mut config = Config::new(format!("http://{addr}").parse().unwrap());
             config.default_retry = false;
-            follow_all(Client::try_from(config).unwrap(), "n1", tx, PACE).await;
+            follow_all(Client::try_from(config).unwrap(), "n1", tx, PACE, Arc::default()).await;
         });
         Self { addr, script, events, world: World::default(), tasks: vec![server, follower] }
     }

@@ -1,0 +1,59 @@
+//! Whether the source is heard: the last good state serves while it is not, and somebody may want to know since when.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::model::Kind;
+
+/// Kinds that cannot be watched right now. A directory of manifests is always within reach.
+#[derive(Debug, Default)]
+pub struct Contact(Mutex<BTreeMap<Kind, Lost>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    since: Instant,
+    /// Silence until then says that all is well: a watch on which nothing happens says nothing.
+    until: Instant,
+}
+
+impl Contact {
+    /// A kind cannot be watched since some time; without another failure `until` then it can.
+    pub(super) fn lost(&self, kind: Kind, since: Instant, until: Instant) {
+        self.lock().insert(kind, Lost { since, until });
+    }
+
+    /// It can again.
+    pub(super) fn restored(&self, kind: Kind) {
+        self.lock().remove(&kind);
+    }
+
+    /// For how long the state of a kind may have been old; `None`: it is watched.
+    pub fn age(&self, kind: Kind) -> Option<Duration> {
+        let lost = *self.lock().get(&kind)?;
+        (Instant::now() < lost.until).then(|| lost.since.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Lost>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_until_restored_or_silent() {
+        let contact = Contact::default();
+        let now = Instant::now();
+        let hour = Duration::from_secs(3600);
+        contact.lost(Kind::Service, now, now + hour);
+        contact.lost(Kind::Slice, now, now);
+        assert!(contact.age(Kind::Service).is_some());
+        assert_eq!(contact.age(Kind::Slice), None, "no failure for long enough");
+        assert_eq!(contact.age(Kind::Node), None);
+        contact.restored(Kind::Service);
+        assert_eq!(contact.age(Kind::Service), None);
+    }
+}
