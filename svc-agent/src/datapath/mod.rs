@@ -7,6 +7,7 @@
 //! | [`table`] | a map as a typed table |
 //! | [`maps`] | all maps of the datapath: sizes, pins, shapes, memory |
 //! | [`load`] | the kernel object: programs on their maps
+//! | [`gc`] | the garbage collector |
 //! | [`links`] | attachments: pinned, updated, never detached |
 //! | [`devices`] | which devices are served, and the addresses of the node |
 //! | [`pins`] | the folder of pins: one agent at a time |
@@ -21,6 +22,7 @@
 pub mod bpf;
 pub mod cleanup;
 pub mod devices;
+pub mod gc;
 pub mod links;
 pub mod load;
 pub mod maps;

@@ -9,10 +9,12 @@ use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use svc_common::tables::name;
 
 use super::local::WithoutLocal;
 use super::triggers::Triggers;
 use crate::apply::Fill;
+use crate::datapath::gc::Collection;
 use crate::datapath::sweep::Swept;
 use crate::model::{Event, Family, Kind, Object, ObjectKey, World};
 use crate::plan::Planned;
@@ -58,6 +60,7 @@ pub struct Recorder {
     swept: Labelled<OfFamily, Counter>,
     failures: Counter,
     entries: Labelled<OfTable, Gauge>,
+    expired: Labelled<OfFamily, Counter>,
     triggers: Triggers,
     without_local: WithoutLocal,
 }
@@ -119,6 +122,7 @@ impl Recorder {
             swept: Labelled::default(),
             failures: Counter::default(),
             entries: Labelled::default(),
+            expired: Labelled::default(),
             triggers: Triggers::new(nanoseconds(SystemTime::now())),
             without_local: WithoutLocal::default(),
         };
@@ -172,6 +176,11 @@ impl Recorder {
             "svc_table_entries",
             "Entries in use, also those that wait a moment until they may be reused",
             recorder.entries.clone(),
+        );
+        registry.register(
+            "svc_flow_entries_expired",
+            "Flow entries that the garbage collector deleted",
+            recorder.expired.clone(),
         );
         for family in Family::ALL.map(OfFamily::new) {
             for histograms in [&recorder.programming, &recorder.passes, &recorder.full_passes] {
@@ -250,6 +259,15 @@ impl Recorder {
             self.sweeps.get_or_create(&family).observe(swept.took[index].as_secs_f64());
             let records = swept.flows[index] + swept.sockets[index] + swept.affinity[index];
             self.swept.get_or_create(&family).inc_by(records);
+        }
+    }
+
+    /// The flow tables have been walked.
+    pub fn collected(&self, collection: &Collection) {
+        for (family, table) in Family::ALL.into_iter().zip([name::FLOWS_V4, name::FLOWS_V6]) {
+            let (seen, removed) = (collection.seen[family as usize], collection.removed[family as usize]);
+            self.entries.get_or_create(&OfTable { table }).set(i64::from(seen.saturating_sub(removed)));
+            self.expired.get_or_create(&OfFamily::new(family)).inc_by(removed.into());
         }
     }
 

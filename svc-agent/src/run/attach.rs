@@ -53,7 +53,7 @@ impl Attachments {
         })
     }
 
-    /// The loaded programs.
+    /// The programs.
     pub(super) fn programs(&self) -> &Programs {
         &self.programs
     }
@@ -154,11 +154,6 @@ impl Attachments {
         if self.said.insert(what.clone()) {
             tracing::warn!("{what}");
         }
-    }
-
-    /// Runs the garbage collector when it is due.
-    pub(super) async fn tend(&mut self) {
-        std::future::pending::<()>().await;
     }
 }
 

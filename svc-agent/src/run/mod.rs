@@ -5,6 +5,7 @@
 //! listed in full the difference is written. At the end everything stays as it is.
 
 mod attach;
+mod collector;
 mod observe;
 mod sweeper;
 
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::apply::{self, Applier, Sink as _};
 use crate::cli::flags::{Flags, SourceFlag};
 use crate::datapath::devices::{Selection, Watch};
+use crate::datapath::gc::Gc;
 use crate::datapath::{Maps, Writer, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
@@ -26,6 +28,7 @@ use crate::source::kubernetes::ClientOptions;
 use crate::source::{self, Contact, ControlPlane};
 
 use attach::Attachments;
+use collector::Collector;
 use observe::Observer;
 use sweeper::Sweeper;
 
@@ -48,6 +51,7 @@ struct Agent {
     maps: Arc<Maps>,
     attachments: Attachments,
     sweeper: Sweeper,
+    collector: Collector,
     observer: Observer,
     /// The clock of the applier.
     began: Instant,
@@ -72,15 +76,23 @@ impl Agent {
         ports::reserve(&flags.bpffs, flags.snat_port_range.first, flags.snat_port_range.last)
             .unwrap_or_else(|error| tracing::warn!("ports for source translation are not reserved: {error:#}"));
 
+        // The verifier takes its time with the programs; meanwhile the lists arrive.
+        let loading = tokio::task::spawn_blocking({
+            let flags = flags.clone();
+            move || Attachments::load(&flags)
+        });
+        let (sender, mut events) = mpsc::channel(16);
+        let mut source = tokio::spawn(watch_source(flags.clone(), Arc::clone(&observer.contact), sender));
         let options = flags.options()?;
         let selection = Selection::new(&flags.devices, options.detector.clone());
         let mut watch = Watch::start(selection).await?;
-        let attachments = Attachments::load(flags)?;
         let applier = Applier::restore(maps.capacity(), &maps.present()?);
         let snat_ports = (flags.snat_port_range.first, flags.snat_port_range.last);
+        let attachments = loading.await.context("loading the programs broke off")??;
         let mut agent = Self {
             engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
             sweeper: Sweeper::new(Arc::clone(&maps)),
+            collector: Collector::new(Gc::new(attachments.programs())?, &maps),
             observer,
             maps,
             began: Instant::now(),
@@ -93,8 +105,6 @@ impl Agent {
         agent.network_changed(&mut watch);
         agent.attachments.forget_others()?;
 
-        let (sender, mut events) = mpsc::channel(16);
-        let mut source = tokio::spawn(watch_source(flags.clone(), Arc::clone(&agent.observer.contact), sender));
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
             let again = agent.again.map(tokio::time::Instant::from_std);
@@ -111,7 +121,7 @@ impl Agent {
                     agent.network_changed(&mut watch);
                 }
                 () = sleep_until(again) => {}
-                () = agent.attachments.tend() => {}
+                collection = agent.collector.collected() => agent.observer.collected(collection.as_ref()),
                 swept = agent.sweeper.finished() => agent.observer.swept(swept.as_ref()),
                 _ = terminated.recv() => break,
                 _ = interrupted.recv() => break,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::flags::{Flags, SourceFlag};
 use crate::datapath::Maps;
+use crate::datapath::gc::Collection;
 use crate::datapath::sweep::Swept;
 use crate::engine::{Commit, Engine};
 use crate::health::events::{self, Told};
@@ -108,6 +109,11 @@ impl Observer {
     /// What was there could not be written.
     pub(super) fn failed(&self) {
         self.recorder.failed();
+    }
+
+    /// The flow tables have been walked; `None`: that failed.
+    pub(super) fn collected(&self, collection: Option<&Collection>) {
+        collection.into_iter().for_each(|collection| self.recorder.collected(collection));
     }
 
     /// A sweep has ended; `None`: it failed.
