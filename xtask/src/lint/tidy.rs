@@ -33,26 +33,31 @@ fn file(source: &Source) -> Vec<String> {
             problems.push(format!("{}:{}: {word}: finish it or leave it out", source.path, number + 1));
         }
     }
+    let mut before = "";
     for (number, line) in source.code_lines() {
         let mut found = |what: &str| problems.push(format!("{}:{number}: {what}", source.path));
         if has_word(line, "unsafe") && !UNSAFE.iter().any(|place| source.path.starts_with(place)) {
             found("unsafe code outside its places (ARCHITECTURE.md, invariants)");
         }
-        if source.path.starts_with("svc-ebpf/") && relaxed_fetch(line) {
+        if source.path.starts_with("svc-ebpf/") && relaxed_fetch(before, line) {
             // LLVM 22 gives back the addend instead of the old value.
-            found("a relaxed fetch whose result is used is miscompiled: SeqCst, or `let _ =` in front");
+            found("a relaxed fetch whose result is used is miscompiled: SeqCst, or a statement of its own");
         }
         if has_word(line, "allow") && line.trim_start().starts_with(['#']) && line.contains("[allow(") {
             found("#[expect(.., reason = \"..\")] instead of allow, so that it disappears with its cause");
         }
+        // Blank lines and comments stand between no two parts of a statement that matter here.
+        before = if line.trim().is_empty() { before } else { line.trim_end() };
     }
     problems
 }
 
-/// An atomic read-modify-write with relaxed order whose line does not throw the result away.
-fn relaxed_fetch(line: &str) -> bool {
-    let fetch = ["atomic_x", "atomic_and", "atomic_or", "atomic_nand", "fetch_"].iter().any(|name| line.contains(name));
-    fetch && has_word(line, "Relaxed") && !line.trim_start().starts_with("let _ =")
+/// An atomic read-modify-write with relaxed order that is not a statement of its own, which throws the result away.
+fn relaxed_fetch(before: &str, line: &str) -> bool {
+    const FETCHES: &[&str] = &["atomic_x", "atomic_and", "atomic_or", "atomic_nand", "fetch_"];
+    let statement = (before.is_empty() || before.ends_with([';', '{', '}'])) && line.trim_end().ends_with(';');
+    let discarded = statement && FETCHES.iter().any(|name| line.trim_start().starts_with(name));
+    has_word(line, "Relaxed") && FETCHES.iter().any(|name| line.contains(name)) && !discarded
 }
 
 #[cfg(test)]
@@ -81,7 +86,9 @@ mod tests {
     #[test]
     fn relaxed_fetches_throw_their_result_away() {
         assert_eq!(problems("svc-ebpf/src/a.rs", "let x = atomic_xadd::<_, _, { Relaxed }>(p, 1);"), 1);
-        assert_eq!(problems("svc-ebpf/src/a.rs", "let _ = atomic_xadd::<_, _, { Relaxed }>(p, 1);"), 0);
+        assert_eq!(problems("svc-ebpf/src/a.rs", "atomic_xadd::<_, _, { Relaxed }>(p, 1);"), 0);
+        assert_eq!(problems("svc-ebpf/src/a.rs", "let x =\n    atomic_xadd::<_, _, { Relaxed }>(p, 1);"), 1);
+        assert_eq!(problems("svc-ebpf/src/a.rs", "atomic_xadd::<_, _, { Relaxed }>(p, 1)"), 1);
         assert_eq!(problems("svc-ebpf/src/a.rs", "let x = atomic_xadd::<_, _, { SeqCst }>(p, 1);"), 0);
     }
 
