@@ -153,11 +153,15 @@ impl Bench {
     }
 
     fn set(&mut self, service: &str, check: Option<HealthCheck>) -> bool {
+        self.announce(service, check);
+        self.follow()
+    }
+
+    fn announce(&self, service: &str, check: Option<HealthCheck>) {
         let node_ports = NodePortSet { loopback: true, ..NodePortSet::default() };
         let node = NodeView { node_ports: [node_ports.clone(), node_ports], ..NodeView::default() };
         let planned = check.map(|check| Planned { health_check: Some(check), ..Planned::default() });
         self.status.set_checks(&node, &[(ObjectKey::new("ns", service), planned)]);
-        self.follow()
     }
 
     fn follow(&mut self) -> bool {
@@ -232,6 +236,30 @@ async fn listeners_follow_their_objects() {
     bench.set("web", None);
     tokio::task::yield_now().await;
     assert!(TcpStream::connect((LOCALHOST[0], other)).await.is_err());
+}
+
+#[tokio::test]
+async fn the_loop_notices_changes_by_itself() {
+    let bench = Bench::new();
+    let follower = tokio::spawn(super::node_ports::serve(Arc::clone(&bench.status), |_, _| {}));
+    let port = free_port();
+    // Only says what is wanted: `bench` itself listens to nothing.
+    bench.announce("web", check(port, [1, 0]));
+    let listens = async {
+        while TcpStream::connect((LOCALHOST[0], port)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), listens).await.expect("within a second");
+    assert_eq!(status_line(&get((LOCALHOST[0], port).into(), "/").await.0), OK);
+    bench.announce("web", None);
+    let closes = async {
+        while TcpStream::connect((LOCALHOST[0], port)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), closes).await.expect("within a second");
+    follower.abort();
 }
 
 #[tokio::test]
