@@ -10,6 +10,7 @@ use svc_common::net::{Address, Port, V4, V6};
 use svc_common::tables::{
     AffinityKey, Device, Entry, Flow, FlowKey, Frontend, FrontendKey, Sender, ServiceRecord, device, settings,
 };
+use svc_common::tuple::{End, Tuple};
 use svc_common::verdict::{Outcome, Reason};
 
 use super::super::ExplainArgs;
@@ -321,11 +322,9 @@ where
     FlowKey<A>: Entry,
     Flow<A>: Entry,
 {
-    let [one, other] = [one, other].map(|(addr, port)| (addr, Port::new(port)));
-    let in_order = if one.0 == other.0 { one.1.bits() <= other.1.bits() } else { one.0.below(other.0) };
-    let (low, high) = if in_order { (one, other) } else { (other, one) };
-    let (low, low_port, high, high_port) = (low.0, low.1, high.0, high.1);
-    table.remove(&FlowKey { low, high, low_port, high_port, protocol: protocol as u8, zero: [0; 3] })?;
+    let end = |(addr, port)| End::new(addr, Port::new(port));
+    let tuple = Tuple { source: end(one), destination: end(other), protocol: protocol as u8 };
+    table.remove(&tuple.key().0)?;
     Ok(())
 }
 
