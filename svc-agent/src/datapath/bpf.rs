@@ -16,6 +16,7 @@ mod command {
     pub(super) const MAP_UPDATE_ELEM: i32 = 2;
     pub(super) const MAP_DELETE_ELEM: i32 = 3;
     pub(super) const MAP_GET_NEXT_KEY: i32 = 4;
+    pub(super) const PROG_LOAD: i32 = 5;
     pub(super) const OBJ_PIN: i32 = 6;
     pub(super) const OBJ_GET: i32 = 7;
     pub(super) const PROG_TEST_RUN: i32 = 10;
@@ -453,6 +454,25 @@ pub fn programs_at(target: Target<'_>, at: AttachType) -> io::Result<Vec<u32>> {
     unsafe { bpf(command::PROG_QUERY, &mut attr) }?;
     ids.truncate(attr.count as usize);
     Ok(ids)
+}
+
+/// Loads a program of a few instructions, each in one word, without maps or type information.
+pub(super) fn program_load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+    }
+    let mut attr = Attr {
+        kind,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    // SAFETY: the arm of PROG_LOAD up to the license; the pointers outlive the call.
+    unsafe { bpf(command::PROG_LOAD, &mut attr) }.map(new_fd)
 }
 
 /// A test run of a program: a packet and a context in, and what becomes of them.

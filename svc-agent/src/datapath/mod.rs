@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`bpf`] | bpf(2) by raw descriptors |
 //! | [`cleanup`] | taking all of it away |
+//! | [`empty`] | programs that do nothing, to measure against |
 //! | [`table`] | a map as a typed table |
 //! | [`maps`] | all maps of the datapath: sizes, pins, shapes, memory |
 //! | [`load`] | the kernel object: programs on their maps
@@ -23,6 +24,7 @@ pub mod bpf;
 pub mod cleanup;
 pub mod devices;
 pub mod gc;
+pub mod empty;
 pub mod links;
 pub mod load;
 pub mod maps;

@@ -1,5 +1,8 @@
 //! What `cargo xtask bench` measures and how it reports it.
 
 pub mod budget;
+pub mod e2e;
+pub mod load;
 pub mod nft;
+pub mod programs;
 pub mod report;
