@@ -23,8 +23,8 @@
 pub mod bpf;
 pub mod cleanup;
 pub mod devices;
-pub mod gc;
 pub mod empty;
+pub mod gc;
 pub mod links;
 pub mod load;
 pub mod maps;

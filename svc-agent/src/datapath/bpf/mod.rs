@@ -10,6 +10,11 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+mod program;
+
+pub(super) use program::program_load;
+pub use program::{TestResult, TestRun, test_run};
+
 mod command {
     pub(super) const MAP_CREATE: i32 = 0;
     pub(super) const MAP_LOOKUP_ELEM: i32 = 1;
@@ -454,94 +459,4 @@ pub fn programs_at(target: Target<'_>, at: AttachType) -> io::Result<Vec<u32>> {
     unsafe { bpf(command::PROG_QUERY, &mut attr) }?;
     ids.truncate(attr.count as usize);
     Ok(ids)
-}
-
-/// Loads a program of a few instructions, each in one word, without maps or type information.
-pub(super) fn program_load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Attr {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-    }
-    let mut attr = Attr {
-        kind,
-        count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-    };
-    // SAFETY: the arm of PROG_LOAD up to the license; the pointers outlive the call.
-    unsafe { bpf(command::PROG_LOAD, &mut attr) }.map(new_fd)
-}
-
-/// A test run of a program: a packet and a context in, and what becomes of them.
-#[derive(Debug, Default)]
-pub struct TestRun<'a> {
-    /// The packet.
-    pub data_in: &'a [u8],
-    /// Room for the packet afterwards.
-    pub data_out: &'a mut [u8],
-    /// The context (`__sk_buff`, `xdp_md`), or empty.
-    pub context_in: &'a [u8],
-    /// Room for the context afterwards, or empty.
-    pub context_out: &'a mut [u8],
-    /// How often to run it.
-    pub repeat: u32,
-}
-
-/// What a test run came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TestResult {
-    /// What the program returned.
-    pub verdict: u32,
-    /// Mean time of a run.
-    pub nanoseconds: u32,
-    /// Length of the packet afterwards.
-    pub length: usize,
-}
-
-/// Runs a program on a packet of one's own.
-pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> io::Result<TestResult> {
-    #[repr(C)]
-    struct Attr {
-        program: u32,
-        verdict: u32,
-        data_size_in: u32,
-        data_size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        context_size_in: u32,
-        context_size_out: u32,
-        context_in: u64,
-        context_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch_size: u32,
-        pad: u32,
-    }
-    let pointer = |empty: bool, address: u64| if empty { 0 } else { address };
-    let mut attr = Attr {
-        program: program.as_raw_fd() as u32,
-        verdict: 0,
-        data_size_in: run.data_in.len() as u32,
-        data_size_out: run.data_out.len() as u32,
-        data_in: pointer(run.data_in.is_empty(), run.data_in.as_ptr() as u64),
-        data_out: pointer(run.data_out.is_empty(), run.data_out.as_mut_ptr() as u64),
-        repeat: run.repeat,
-        duration: 0,
-        context_size_in: run.context_in.len() as u32,
-        context_size_out: run.context_out.len() as u32,
-        context_in: pointer(run.context_in.is_empty(), run.context_in.as_ptr() as u64),
-        context_out: pointer(run.context_out.is_empty(), run.context_out.as_mut_ptr() as u64),
-        flags: 0,
-        cpu: 0,
-        batch_size: 0,
-        pad: 0,
-    };
-    // SAFETY: the arm of PROG_TEST_RUN; every pointer goes with the length of its slice.
-    unsafe { bpf(command::PROG_TEST_RUN, &mut attr) }?;
-    Ok(TestResult { verdict: attr.verdict, nanoseconds: attr.duration, length: attr.data_size_out as usize })
 }
