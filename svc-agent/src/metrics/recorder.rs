@@ -61,6 +61,7 @@ pub struct Recorder {
     failures: Counter,
     entries: Labelled<OfTable, Gauge>,
     expired: Labelled<OfFamily, Counter>,
+    collections: Histogram,
     triggers: Triggers,
     without_local: WithoutLocal,
 }
@@ -123,6 +124,7 @@ impl Recorder {
             failures: Counter::default(),
             entries: Labelled::default(),
             expired: Labelled::default(),
+            collections: pass_histogram(),
             triggers: Triggers::new(nanoseconds(SystemTime::now())),
             without_local: WithoutLocal::default(),
         };
@@ -182,6 +184,11 @@ impl Recorder {
             "Flow entries that the garbage collector deleted",
             recorder.expired.clone(),
         );
+        registry.register(
+            "svc_gc_duration_seconds",
+            "How long a walk of the garbage collector over the flow tables took",
+            recorder.collections.clone(),
+        );
         for family in Family::ALL.map(OfFamily::new) {
             for histograms in [&recorder.programming, &recorder.passes, &recorder.full_passes] {
                 drop(histograms.get_or_create(&family));
@@ -192,6 +199,7 @@ impl Recorder {
             drop(recorder.last.get_or_create(&family));
             drop(recorder.last_queued.get_or_create(&family));
             drop(recorder.swept.get_or_create(&family));
+            drop(recorder.expired.get_or_create(&family));
         }
         recorder.show_no_local();
         recorder
@@ -264,6 +272,7 @@ impl Recorder {
 
     /// The flow tables have been walked.
     pub fn collected(&self, collection: &Collection) {
+        self.collections.observe(collection.took.as_secs_f64());
         for (family, table) in Family::ALL.into_iter().zip([name::FLOWS_V4, name::FLOWS_V6]) {
             let (seen, removed) = (collection.seen[family as usize], collection.removed[family as usize]);
             self.entries.get_or_create(&OfTable { table }).set(i64::from(seen.saturating_sub(removed)));

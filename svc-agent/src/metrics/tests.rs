@@ -10,6 +10,7 @@ use svc_common::tables::ServiceRecord;
 use super::recorder::Pass;
 use super::{Port, Recorder, State, port, registry, tables};
 use crate::apply::Fill;
+use crate::datapath::gc::Collection;
 use crate::datapath::sweep::Swept;
 use crate::health::tests::get;
 use crate::health::{Status, web};
@@ -114,6 +115,7 @@ async fn answers_and_states_are_shown() {
     bench.status.set_node_eligible(false);
     bench.recorder.swept(&Swept { flows: [1, 0], sockets: [2, 0], affinity: [0, 4], ..Swept::default() });
     bench.recorder.failed();
+    bench.recorder.collected(&Collection { seen: [9, 5], removed: [2, 5], took: Duration::from_millis(3) });
     for (series, value) in [
         (r#"kubeproxy_proxy_healthz_total{code="200"}"#, 1.0),
         (r#"kubeproxy_proxy_healthz_total{code="503"}"#, 0.0),
@@ -122,6 +124,9 @@ async fn answers_and_states_are_shown() {
         ("svc_ready", 0.0),
         ("svc_node_eligible", 0.0),
         ("svc_write_failures_total", 1.0),
+        (r#"svc_table_entries{table="FLOWS_V4"}"#, 7.0),
+        (r#"svc_flow_entries_expired_total{ip_family="IPv6"}"#, 5.0),
+        ("svc_gc_duration_seconds_count", 1.0),
         (r#"svc_source_connected{kind="EndpointSlice"}"#, 1.0),
         (r#"svc_state_age_seconds{kind="Service"}"#, 0.0),
         (r#"kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"}"#, 3.0),
@@ -134,7 +139,8 @@ async fn answers_and_states_are_shown() {
 #[tokio::test]
 async fn every_metric_stands_in_the_documents() {
     let bench = Bench::new();
-    bench.recorder.queued();
+    // A family without a label yet would not be shown.
+    bench.recorder.collected(&Collection::default());
     let (_, body) = get(bench.addr, "/metrics").await;
     let documents = include_str!("../../../docs/metrics.md");
     let names = body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
