@@ -48,7 +48,7 @@ pub enum Command {
     /// List the connections that are translated
     Connections(ShowArgs),
     /// Say what this kernel offers, what falls back to what, and what on this node stands in the way
-    Doctor(DoctorArgs),
+    Doctor(Box<DoctorArgs>),
     /// Take the datapath away: programs, tables, pins and reserved ports
     Cleanup(CleanupArgs),
 }

@@ -54,7 +54,7 @@ fn is_bpffs(path: &Path) -> anyhow::Result<bool> {
         return Err(std::io::Error::last_os_error()).with_context(|| format!("cannot look at {}", path.display()));
     }
     // SAFETY: statfs succeeded, so it has written all of it.
-    Ok(unsafe { info.assume_init() }.f_type as i64 == MAGIC)
+    Ok(unsafe { info.assume_init() }.f_type == MAGIC)
 }
 
 /// Root of cgroup v2, wherever it is mounted.

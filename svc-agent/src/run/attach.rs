@@ -142,7 +142,7 @@ impl Attachments {
     }
 
     /// Takes away what an earlier agent with other flags has attached, and pins of devices that are gone.
-    pub(super) fn forget_others(&mut self) -> anyhow::Result<()> {
+    pub(super) fn forget_others(&self) -> anyhow::Result<()> {
         let wanted = &self.wanted;
         for name in self.links.sweep(|name| wanted.contains(name))? {
             tracing::info!("{name} is no longer attached");

@@ -1,8 +1,9 @@
 //! `svc-agent run`: a source at one end, the kernel at the other, and the order in which things happen.
 //!
-//! At the start the pinned maps are opened and the programs put on them, device by device, in place of their
-//! predecessors: what an earlier agent has written goes on serving. Only when Services and EndpointSlices have been
-//! listed in full the difference is written. At the end everything stays as it is.
+//! At the start the pinned maps are opened: what an earlier agent has written goes on serving, by its programs. When
+//! Services and EndpointSlices have been listed in full the difference is written. Meanwhile the verifier looks at the
+//! programs of this agent, which takes a second or two; then they are put on, device by device, in place of their
+//! predecessors, and the agent is ready. At the end everything stays as it is.
 
 mod attach;
 mod collector;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::apply::{self, Applier, Sink as _};
 use crate::cli::flags::{Flags, SourceFlag};
 use crate::datapath::devices::{Selection, Watch};
-use crate::datapath::gc::Gc;
+use crate::datapath::gc::{Collection, Gc};
 use crate::datapath::{Maps, Writer, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
@@ -49,9 +50,9 @@ pub fn run(flags: &Flags) -> anyhow::Result<()> {
 struct Agent {
     engine: Engine,
     maps: Arc<Maps>,
-    attachments: Attachments,
+    /// The programs, once they are loaded.
+    programs: Option<(Attachments, Collector)>,
     sweeper: Sweeper,
-    collector: Collector,
     observer: Observer,
     /// The clock of the applier.
     began: Instant,
@@ -76,8 +77,7 @@ impl Agent {
         ports::reserve(&flags.bpffs, flags.snat_port_range.first, flags.snat_port_range.last)
             .unwrap_or_else(|error| tracing::warn!("ports for source translation are not reserved: {error:#}"));
 
-        // The verifier takes its time with the programs; meanwhile the lists arrive.
-        let loading = tokio::task::spawn_blocking({
+        let mut loading = tokio::task::spawn_blocking({
             let flags = flags.clone();
             move || Attachments::load(&flags)
         });
@@ -88,23 +88,18 @@ impl Agent {
         let mut watch = Watch::start(selection).await?;
         let applier = Applier::restore(maps.capacity(), &maps.present()?);
         let snat_ports = (flags.snat_port_range.first, flags.snat_port_range.last);
-        let attachments = loading.await.context("loading the programs broke off")??;
         let mut agent = Self {
             engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
             sweeper: Sweeper::new(Arc::clone(&maps)),
-            collector: Collector::new(Gc::new(attachments.programs())?, &maps),
             observer,
             maps,
             began: Instant::now(),
             listed: None,
             again: None,
             blocked: None,
-            attachments,
+            programs: None,
         };
-        agent.attachments.attach_sockets(flags)?;
         agent.network_changed(&mut watch);
-        agent.attachments.forget_others()?;
-
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
             let again = agent.again.map(tokio::time::Instant::from_std);
@@ -120,8 +115,11 @@ impl Agent {
                     changed.context("the watch on devices and addresses has ended")?;
                     agent.network_changed(&mut watch);
                 }
+                loaded = &mut loading, if agent.programs.is_none() => {
+                    agent.attach(loaded.context("loading the programs broke off")??, flags, &mut watch)?;
+                }
                 () = sleep_until(again) => {}
-                collection = agent.collector.collected() => agent.observer.collected(collection.as_ref()),
+                collection = collected(&mut agent.programs) => agent.observer.collected(collection.as_ref()),
                 swept = agent.sweeper.finished() => agent.observer.swept(swept.as_ref()),
                 _ = terminated.recv() => break,
                 _ = interrupted.recv() => break,
@@ -154,10 +152,25 @@ impl Agent {
         }
     }
 
+    /// Puts the programs in place.
+    fn attach(&mut self, mut attachments: Attachments, flags: &Flags, watch: &mut Watch) -> anyhow::Result<()> {
+        attachments.attach_sockets(flags)?;
+        let collector = Collector::new(Gc::new(attachments.programs())?, &self.maps);
+        self.programs = Some((attachments, collector));
+        self.network_changed(watch);
+        if let Some((attachments, _)) = &self.programs {
+            attachments.forget_others()?;
+        }
+        self.observer.attached();
+        Ok(())
+    }
+
     fn network_changed(&mut self, watch: &mut Watch) {
         let network = watch.network.borrow_and_update().clone();
         let devices = network.devices.iter().map(|(index, served)| (*index, served.entry)).collect();
-        self.attachments.serve(&self.maps, &network.devices);
+        if let Some((attachments, _)) = &mut self.programs {
+            attachments.serve(&self.maps, &network.devices);
+        }
         self.engine.set_devices(devices);
         self.engine.set_addresses(network.addresses);
         self.engine.set_primary(network.primary);
@@ -222,6 +235,13 @@ impl Agent {
             Ok(present) => self.engine.recover(Applier::restore(self.maps.capacity(), &present)),
             Err(error) => tracing::error!("{error:#}"),
         }
+    }
+}
+
+async fn collected(programs: &mut Option<(Attachments, Collector)>) -> Option<Collection> {
+    match programs {
+        Some((_, collector)) => collector.collected().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -27,6 +27,10 @@ pub(super) struct Observer {
     events: Events,
     /// To be written by the source.
     pub(super) contact: Arc<Contact>,
+    /// The programs are in place: without them what is written serves nobody who was not served before.
+    attached: bool,
+    /// Everything that had arrived was written.
+    written: bool,
     _until: oneshot::Sender<()>,
 }
 
@@ -69,7 +73,7 @@ impl Observer {
                 });
             })
             .context("cannot start the thread of the HTTP ports")?;
-        Ok(Self { status, recorder, events, contact, _until: until })
+        Ok(Self { status, recorder, events, contact, attached: false, written: false, _until: until })
     }
 
     /// An event arrives that the engine has not taken in yet.
@@ -91,7 +95,20 @@ impl Observer {
         let fill = engine.applier().fill();
         self.recorder.passed(Pass { planned: &commit.planned, full: commit.everything, took, fill: &fill });
         self.status.set_checks(engine.node(), &commit.planned);
-        self.status.updated();
+        self.written = true;
+        self.in_force();
+    }
+
+    /// The programs are in place.
+    pub(super) fn attached(&mut self) {
+        self.attached = true;
+        self.in_force();
+    }
+
+    fn in_force(&self) {
+        if self.attached && self.written {
+            self.status.updated();
+        }
     }
 
     /// What the owner of a Service should know.
