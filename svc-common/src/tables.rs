@@ -4,7 +4,7 @@
 //! byte. Integers are in host byte order; addresses and ports are in network byte order inside their own types.
 //! Changing the size or the meaning of anything here means raising [`SCHEMA`], which names the pin directory.
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::net::{Address, Port, V4, V6};
 
@@ -63,6 +63,7 @@ entry! {
     ServiceRecord = 176: [u8; ServiceRecord::NAME], u8, u8, u16, u32;
     Stats = 40: u64, u64, u64, u64, u64;
     BackendStats = 16: u64, u64;
+    Collected = 16: u32, u32, u32, u32;
     Settings = 356: [Masked<V4>; SERVICE_CIDRS], [Masked<V6>; SERVICE_CIDRS], u32, u32, V4, V6, u16, u16, u32;
 }
 
@@ -460,6 +461,21 @@ pub struct Stats {
     pub reply_packets: u64,
     /// Bytes of those.
     pub reply_bytes: u64,
+}
+
+/// What a run of the garbage collector found: written to the first bytes of the packet that the agent runs it on, which
+/// is at least 64 bytes long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct Collected {
+    /// Entries that it looked at, IPv4.
+    pub seen_v4: u32,
+    /// Entries that it removed, IPv4.
+    pub removed_v4: u32,
+    /// Entries that it looked at, IPv6.
+    pub seen_v6: u32,
+    /// Entries that it removed, IPv6.
+    pub removed_v6: u32,
 }
 
 /// An address and a mask: matches what is equal under the mask.

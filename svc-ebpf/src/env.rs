@@ -9,6 +9,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use svc_common::datapath::conntrack::Reserved;
 use svc_common::datapath::env::{Env, FlowEntry, Refused, Timeouts};
 use svc_common::datapath::scratch::Scratch;
+use svc_common::datapath::step;
 use svc_common::net::{Address, Port, V4, V6};
 use svc_common::tables::{
     Affinity, AffinityKey, Backend, Device, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Settings,
@@ -31,6 +32,14 @@ pub(crate) struct Kernel;
 
 /// A flow entry in its map. Other CPUs read and write it at the same time; no reference to it is ever made.
 pub(crate) struct Entry<A>(*mut Flow<A>);
+
+impl<A> Entry<A> {
+    /// The entry at a place in a flow map.
+    #[inline(always)]
+    pub(crate) const fn new(place: *mut Flow<A>) -> Self {
+        Self(place)
+    }
+}
 
 impl<A> Clone for Entry<A> {
     #[inline(always)]
@@ -118,8 +127,10 @@ macro_rules! kernel_env {
             }
 
             #[inline(always)]
-            fn open(&self, scratch: &mut Scratch<$addr>, ifindex: u32, flags: u16) -> Result<(), Reason> {
-                if $slow::open(ifindex, flags.into()) != 0 { Ok(()) } else { Err(scratch.reason) }
+            fn open(&self, scratch: &mut Scratch<$addr>, _ifindex: u32, _flags: u16) -> Result<(), Reason> {
+                // Put off until the stack of the function that has read the packet is free again: see tc.rs.
+                scratch.translation.steps = step::OPEN;
+                Ok(())
             }
 
             #[inline(always)]

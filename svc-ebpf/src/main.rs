@@ -6,6 +6,7 @@
 
 mod call;
 mod env;
+mod gc;
 mod globals;
 mod helpers;
 mod maps;
@@ -19,11 +20,12 @@ mod socket;
 mod tc;
 mod tc_egress;
 mod tc_ingress;
+mod xdp;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
-use packet::Skb;
+use packet::{Raw, Skb};
 
 /// Packets that arrive by a device.
 #[classifier]
@@ -35,6 +37,18 @@ pub(crate) fn tc_ingress(context: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn tc_egress(context: TcContext) -> i32 {
     tc_egress::run(&Skb::new(context.skb.skb))
+}
+
+/// Frames that arrive by an uplink, before there is a socket buffer.
+#[xdp]
+pub(crate) fn xdp_uplink(context: XdpContext) -> u32 {
+    xdp::run(&Raw::new(context.ctx))
+}
+
+/// The garbage collector: attached nowhere, run by the agent.
+#[classifier]
+pub(crate) fn gc(context: TcContext) -> i32 {
+    gc::run(&Skb::new(context.skb.skb))
 }
 
 /// No program that the verifier accepts can get here.

@@ -58,9 +58,9 @@ maps! {
     REASONS: PerCpuArray<u64>;
 }
 
-/// Room for the slow paths. Private to one loaded object: nothing in it outlives a packet, so it is never pinned.
+/// Room for the slow paths: index 0 for packets, 1 for the garbage collector. Private to one loaded object: nothing in it outlives a packet, so it is never pinned.
 #[map]
-pub(crate) static SCRATCH_V4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static SCRATCH_V4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(2, 0);
 /// The same for IPv6.
 #[map]
-pub(crate) static SCRATCH_V6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static SCRATCH_V6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(2, 0);

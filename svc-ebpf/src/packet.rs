@@ -1,9 +1,14 @@
 //! The only place that touches packet memory.
 #![expect(unsafe_code, reason = "the packet accessor")]
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+};
 use svc_common::parse::{Followed, Frame};
+use svc_common::verdict::Reason;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::slow;
@@ -48,9 +53,12 @@ macro_rules! buffer {
         impl $type {
             #[inline(always)]
             fn at<T>(&self, offset: usize) -> Option<*mut T> {
+                // Read each time: kept for later, these 32-bit fields would be spilled as numbers of 32 bits, and the
+                // verifier knows them as pointers.
                 // SAFETY: the kernel hands a program a valid context, whose fields may be read.
-                let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
-                within(data, end, offset)
+                let (data, end) =
+                    unsafe { (read_volatile(&raw const (*self.0).data), read_volatile(&raw const (*self.0).data_end)) };
+                within(data as usize, end as usize, offset)
             }
         }
 
@@ -167,6 +175,23 @@ impl Skb {
             // SAFETY: a valid context. Failure leaves the packet as it was, and the parser finds it too short.
             unsafe { bpf_skb_pull_data(self.0, wanted) };
         }
+    }
+
+    /// Cuts the packet off, or fills it up, to `length` bytes.
+    #[inline(always)]
+    pub(crate) fn change_length(&self, length: u32) -> Result<(), Reason> {
+        // SAFETY: a valid context; the kernel checks the length.
+        let result = unsafe { bpf_skb_change_tail(self.0, length, 0) };
+        if result == 0 { Ok(()) } else { Err(Reason::CannotRewrite) }
+    }
+
+    /// Makes room between the link header and the network header.
+    #[inline(always)]
+    pub(crate) fn make_room(&self, length: u32) -> Result<(), Reason> {
+        const BEFORE_NETWORK_HEADER: u32 = 1;
+        // SAFETY: a valid context; the kernel checks the length.
+        let result = unsafe { bpf_skb_adjust_room(self.0, length as i32, BEFORE_NETWORK_HEADER, 0) };
+        if result == 0 { Ok(()) } else { Err(Reason::CannotRewrite) }
     }
 
     /// Adds a difference to the sum over the packet, if the device has delivered one.

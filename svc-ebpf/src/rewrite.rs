@@ -8,17 +8,17 @@
 use svc_common::checksum::{Sum, pseudo_header};
 use svc_common::datapath::env::Family;
 use svc_common::header::{Ports, SCTP_CHECKSUM, UDP_CHECKSUM, tcp};
-use svc_common::net::{Protocol, V4, V6};
+use svc_common::net::{Port, Protocol, V4, V6};
 use svc_common::parse::{Frame as _, Packet, Piece};
-use svc_common::tuple::Tuple;
+use svc_common::tuple::{End, Tuple};
 use svc_common::verdict::Reason;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::packet::{Buffer, Skb};
 use crate::slow;
 
 /// Where the headers of a family have their addresses.
-pub(crate) trait Wire: Family + IntoBytes + Immutable {
+pub(crate) trait Wire: Family + FromBytes + IntoBytes + Immutable {
     /// Offset of the source address; the destination follows it.
     const SOURCE: usize;
     /// Offset of the header checksum, if there is one.
@@ -82,9 +82,10 @@ pub(crate) fn rewrite<A: Wire, B: Buffer + Offloads>(
     packet: &Packet<A>,
     new: &Tuple<A>,
 ) -> Result<(), Reason> {
-    let change = Change::between(&packet.tuple, new);
+    let old = present(buffer, packet)?;
+    let change = Change::between(&old, new);
     if packet.piece != Piece::Later {
-        transport(buffer, packet, &change)?;
+        transport(buffer, packet, &old, &change)?;
         let ports = Ports { source: new.source.port, destination: new.destination.port };
         put(buffer, packet.l4, ports)?;
     }
@@ -97,6 +98,23 @@ pub(crate) fn rewrite<A: Wire, B: Buffer + Offloads>(
     Ok(())
 }
 
+/// The tuple as it stands in the packet. Read again, so that the parser's copy need not be kept all the way: eight words
+/// of IPv6 addresses are a sixth of the kernel's stack.
+#[inline(always)]
+fn present<A: Wire, B: Buffer>(buffer: &B, packet: &Packet<A>) -> Result<Tuple<A>, Reason> {
+    let [source, destination] = buffer.load::<[A; 2]>(packet.l3 + A::SOURCE).ok_or(Reason::CannotRewrite)?;
+    let ports = if packet.piece == Piece::Later {
+        Ports { source: Port::NONE, destination: Port::NONE }
+    } else {
+        buffer.load::<Ports>(packet.l4).ok_or(Reason::CannotRewrite)?
+    };
+    Ok(Tuple {
+        source: End::new(source, ports.source),
+        destination: End::new(destination, ports.destination),
+        protocol: packet.tuple.protocol,
+    })
+}
+
 /// Writes a value, or says why not.
 #[inline(always)]
 pub(crate) fn put<B: Buffer, T: IntoBytes + Immutable>(buffer: &B, offset: usize, value: T) -> Result<(), Reason> {
@@ -105,7 +123,12 @@ pub(crate) fn put<B: Buffer, T: IntoBytes + Immutable>(buffer: &B, offset: usize
 
 /// The transport checksum. The addresses and ports in the packet are still the old ones.
 #[inline(always)]
-fn transport<A: Wire, B: Buffer + Offloads>(buffer: &B, packet: &Packet<A>, change: &Change) -> Result<(), Reason> {
+fn transport<A: Wire, B: Buffer + Offloads>(
+    buffer: &B,
+    packet: &Packet<A>,
+    old_tuple: &Tuple<A>,
+    change: &Change,
+) -> Result<(), Reason> {
     let length = packet.length.wrapping_sub((packet.l4 - packet.l3) as u32);
     const TCP: u8 = Protocol::Tcp as u8;
     const UDP: u8 = Protocol::Udp as u8;
@@ -122,8 +145,8 @@ fn transport<A: Wire, B: Buffer + Offloads>(buffer: &B, packet: &Packet<A>, chan
         return Ok(());
     }
     if B::OFFLOADS {
-        let unfinished =
-            pseudo_header(packet.tuple.source.addr, packet.tuple.destination.addr, packet.tuple.protocol, length);
+        let (from, to) = (old_tuple.source.addr, old_tuple.destination.addr);
+        let unfinished = pseudo_header(from, to, packet.tuple.protocol, length);
         if unfinished.is_equal(old) {
             return buffer.settle(Field { offset, old, udp, v6: A::VERSION == 6 }, change);
         }

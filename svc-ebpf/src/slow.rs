@@ -19,7 +19,7 @@ use svc_common::verdict::Reason;
 use crate::env::Kernel;
 use crate::packet::Skb;
 use crate::rewrite::{self, Field};
-use crate::{route, tc};
+use crate::{reject, route, tc};
 
 /// See [`crc32c::update`].
 #[unsafe(no_mangle)]
@@ -95,7 +95,6 @@ macro_rules! slow_paths {
 
 slow_paths! {
     v4, V4,
-    open = "open_v4" (ifindex, flags) scratch => report!(scratch, slow::open(&Kernel, scratch, ifindex, flags as u16));
     open_external = "open_external_v4" (ifindex) scratch => report!(scratch, slow::open_external(&Kernel, scratch, ifindex));
     renew = "renew_v4" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
     translate_source = "translate_source_v4" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
@@ -110,7 +109,6 @@ slow_paths! {
 
 slow_paths! {
     v6, V6,
-    open = "open_v6" (ifindex, flags) scratch => report!(scratch, slow::open(&Kernel, scratch, ifindex, flags as u16));
     open_external = "open_external_v6" (ifindex) scratch => report!(scratch, slow::open_external(&Kernel, scratch, ifindex));
     renew = "renew_v6" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
     translate_source = "translate_source_v6" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
@@ -138,4 +136,21 @@ macro_rules! routes {
 routes! {
     route_v4: V4;
     route_v6: V6;
+}
+
+macro_rules! answers {
+    ($($name:ident: $addr:ty;)+) => {$(
+        /// Answers the packet in the scratch with a refusal.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $name(context: *mut __sk_buff, into_stack: u32) -> i32 {
+            let Some(scratch) = Env::<$addr>::scratch(&Kernel) else { return tc::SHOT };
+            reject::reject(&Skb::new(context), &scratch.packet, into_stack != 0)
+        }
+    )+};
+}
+
+answers! {
+    reject_v4: V4;
+    reject_v6: V6;
 }

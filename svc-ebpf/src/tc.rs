@@ -1,15 +1,18 @@
 //! What both TC programs share: from a socket buffer to a packet, and from a translation to a verdict.
 
+use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath::env::Env;
-use svc_common::datapath::{Translation, step};
+use svc_common::datapath::{Translation, slow, step};
 use svc_common::header::ether;
+use svc_common::net::{V4, V6};
 use svc_common::parse::{self, Frame as _, Packet};
+use svc_common::tables::flow;
 use svc_common::verdict::{Outcome, Reason};
 
 use crate::env::{Kernel, count_reason};
 use crate::globals;
 use crate::packet::Skb;
-use crate::reject;
+use crate::reject::{Answer, Back};
 use crate::rewrite::rewrite;
 use crate::route::Routed;
 
@@ -17,6 +20,45 @@ use crate::route::Routed;
 pub(crate) const NEXT: i32 = -1;
 /// The packet ends here.
 pub(crate) const SHOT: i32 = 2;
+
+/// The packet in the scratch is the first of a connection: its hook calls [`open`]. Never returned to the kernel.
+const OPEN: i32 = -2;
+
+/// Finishes what a family's function has begun: opens a connection if it has asked for that. `flags` are those of
+/// [`slow::open`]. Called when that function's stack is free again, since both do not fit at once.
+#[inline(always)]
+pub(crate) fn finish(action: i32, open: extern "C" fn(*mut __sk_buff, u32) -> i32, skb: &Skb, flags: u16) -> i32 {
+    if action == OPEN { open(skb.context(), flags.into()) } else { action }
+}
+
+/// Opens the connection whose first packet is in the scratch, and does with the packet what follows.
+#[inline(always)]
+fn open<A: Answer + Routed>(skb: &Skb, flags: u16) -> i32
+where
+    Kernel: Env<A>,
+{
+    let Some(mut scratch) = Kernel.scratch() else { return SHOT };
+    let result = slow::open(&Kernel, &mut scratch, skb.ifindex(), flags);
+    let back = if flags & flow::HOST_CLIENT != 0 { Back::In } else { Back::Out };
+    match result {
+        Ok(()) => apply(skb, &scratch.packet, &scratch.translation),
+        Err(reason) => conclude(skb, &scratch.packet, reason, back),
+    }
+}
+
+#[expect(unsafe_code, reason = "a name of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tc_open_v4(context: *mut __sk_buff, flags: u32) -> i32 {
+    open::<V4>(&Skb::new(context), flags as u16)
+}
+
+#[expect(unsafe_code, reason = "a name of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tc_open_v6(context: *mut __sk_buff, flags: u32) -> i32 {
+    open::<V6>(&Skb::new(context), flags as u16)
+}
 
 /// Offset of the network header and its Ethernet type.
 ///
@@ -35,12 +77,22 @@ pub(crate) fn network(skb: &Skb) -> Result<(usize, u16), Reason> {
     }
 }
 
+/// An offset that [`network`] has found, with a bound that the verifier can see: an Ethernet header and two tags are 22
+/// bytes.
+#[inline(always)]
+pub(crate) const fn bounded(l3: u32) -> usize {
+    (l3 & 31) as usize
+}
+
 /// Rewrites the packet and does whatever else the translation asks for.
 #[inline(always)]
 pub(crate) fn apply<A: Routed>(skb: &Skb, packet: &Packet<A>, translation: &Translation<A>) -> i32
 where
     Kernel: Env<A>,
 {
+    if translation.steps & step::OPEN != 0 {
+        return OPEN;
+    }
     let mut reason = translation.reason;
     let mut action = NEXT;
     match rewrite(skb, packet, &translation.tuple) {
@@ -77,13 +129,19 @@ where
 
 /// Turns a reason for not translating into a verdict. `back`: where an answer to the sender goes.
 #[inline(always)]
-pub(crate) fn conclude<A: Routed>(skb: &Skb, packet: &Packet<A>, reason: Reason, back: reject::Back) -> i32 {
+pub(crate) fn conclude<A: Answer>(skb: &Skb, packet: &Packet<A>, reason: Reason, back: Back) -> i32
+where
+    Kernel: Env<A>,
+{
     count_reason(reason);
     match reason.outcome() {
         Outcome::Forward | Outcome::Pass => NEXT,
         Outcome::Drop => SHOT,
-        // A copy goes out of line, so that the packet itself can stay in registers.
-        Outcome::Reject => reject::reject(skb, &packet.clone(), back),
+        Outcome::Reject => {
+            let Some(mut scratch) = Kernel.scratch() else { return SHOT };
+            scratch.packet = *packet;
+            A::reject(skb, back)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! TC ingress: the client's boundary for requests, the backend's boundary for replies.
 
+use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath;
 use svc_common::datapath::env::Env;
 use svc_common::header::ether;
@@ -7,7 +8,7 @@ use svc_common::parse::{self, Packet};
 
 use crate::env::Kernel;
 use crate::packet::Skb;
-use crate::reject::Back;
+use crate::reject::{Answer, Back};
 use crate::route::Routed;
 use crate::tc;
 
@@ -15,20 +16,38 @@ use crate::tc;
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
     match tc::network(skb) {
-        Ok((l3, ether::IPV4)) => match parse::ipv4(skb, l3) {
-            Ok(mut packet) => packet_in(skb, &mut packet),
-            Err(reason) => tc::unreadable(reason),
-        },
-        Ok((l3, _)) => match parse::ipv6(skb, l3) {
-            Ok(mut packet) => packet_in(skb, &mut packet),
-            Err(reason) => tc::unreadable(reason),
-        },
+        Ok((l3, ether::IPV4)) => tc::finish(tc_ingress_v4(skb.context(), l3 as u32), tc::tc_open_v4, skb, 0),
+        Ok((l3, _)) => tc::finish(tc_ingress_v6(skb.context(), l3 as u32), tc::tc_open_v6, skb, 0),
+        Err(reason) => tc::unreadable(reason),
+    }
+}
+
+// Each family is a function that the verifier looks at once, with a stack of its own.
+
+#[expect(unsafe_code, reason = "a name of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_ingress_v4(context: *mut __sk_buff, l3: u32) -> i32 {
+    let skb = &Skb::new(context);
+    match parse::ipv4(skb, tc::bounded(l3)) {
+        Ok(mut packet) => packet_in(skb, &mut packet),
+        Err(reason) => tc::unreadable(reason),
+    }
+}
+
+#[expect(unsafe_code, reason = "a name of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_ingress_v6(context: *mut __sk_buff, l3: u32) -> i32 {
+    let skb = &Skb::new(context);
+    match parse::ipv6(skb, tc::bounded(l3)) {
+        Ok(mut packet) => packet_in(skb, &mut packet),
         Err(reason) => tc::unreadable(reason),
     }
 }
 
 #[inline(always)]
-fn packet_in<A: Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
+fn packet_in<A: Answer + Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
 where
     Kernel: Env<A>,
 {

@@ -46,16 +46,16 @@ pub fn frontend<A: Family, E: Env<A>>(env: &E, tuple: &Tuple<A>, opening: bool) 
         return Err(Reason::NotUnicast);
     }
     if may_be_frontend(env, addr) {
-        if Protocol::from_number(tuple.protocol).is_some() {
-            let key = FrontendKey { addr, port: tuple.destination.port, protocol: tuple.protocol, zero: 0 };
-            if let Some(frontend) = env.frontend(&key)
-                && !frontend.has(Frontend::LOOPBACK)
-            {
-                return Ok(frontend);
-            }
+        let mut key = FrontendKey { addr, port: tuple.destination.port, protocol: tuple.protocol, zero: 0 };
+        if Protocol::from_number(tuple.protocol).is_some()
+            && let Some(frontend) = env.frontend(&key)
+            && !frontend.has(Frontend::LOOPBACK)
+        {
+            return Ok(frontend);
         }
-        let wildcard = FrontendKey { addr, port: Port::NONE, protocol: 0, zero: 0 };
-        if let Some(known) = env.frontend(&wildcard) {
+        // The same key again, since the kernel's stack is short.
+        (key.port, key.protocol) = (Port::NONE, 0);
+        if let Some(known) = env.frontend(&key) {
             if known.has(Frontend::FOREIGN) {
                 return Err(Reason::NotService);
             }

@@ -51,9 +51,10 @@ pub fn renew<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, event: u8,
 /// Reads the connection and adds what the packet says. `false`: the packet begins another connection.
 #[inline(always)]
 pub fn judge<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, event: u8, request: bool) -> bool {
-    let Scratch { connection, key, .. } = scratch;
+    let Scratch { connection, key, entry, .. } = scratch;
     let Some(place) = env.flow(key) else { return !request };
-    connection.read(key, &place.get());
+    *entry = place.get();
+    connection.read(key, entry);
     if request && event & event::OPEN != 0 {
         let expired = has_expired(env, connection.protocol, connection.state, connection.seen);
         if expired || event & event::FIRST != 0 && is_over(connection.state) {

@@ -4,6 +4,7 @@
 //! it is not; [`Reason::outcome`] says what becomes of it then.
 
 pub mod classify;
+pub mod collect;
 pub mod connection;
 pub mod conntrack;
 pub mod env;
@@ -44,6 +45,9 @@ pub mod step {
     pub const UNMARK: u8 = 1 << 1;
     /// Send on by the route of the new destination.
     pub const ROUTE: u8 = 1 << 2;
+    /// Nothing is translated yet: the packet is the first of a connection and waits in the scratch. Only an environment
+    /// whose [`super::env::Env::open`] puts the opening off says so.
+    pub const OPEN: u8 = 1 << 3;
 }
 
 /// A packet arrives by a device, at TC.

@@ -64,6 +64,7 @@ pub fn open_external<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, if
     if connection.flags & flow::TURNED == 0 || !connection.node.is_set() {
         return Err(Reason::LeftToStack);
     }
+    env.count_packet(connection.service_id, true, scratch.packet.length);
     scratch.translation =
         Translation { tuple: connection.tuple(flow::BACKEND), steps: 0, reason: Reason::TurnedAround };
     Ok(())
@@ -118,9 +119,9 @@ pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>,
 /// Reads a connection that has no node's end yet, and gives that its address.
 #[inline(always)]
 pub fn read<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason> {
-    let Scratch { connection, key, .. } = scratch;
-    let place = env.flow(key).ok_or(Reason::TableFull)?;
-    connection.read(key, &place.get());
+    let Scratch { connection, key, entry, .. } = scratch;
+    *entry = env.flow(key).ok_or(Reason::TableFull)?.get();
+    connection.read(key, entry);
     connection.node.addr = node_address(env, ifindex)?;
     Ok(())
 }

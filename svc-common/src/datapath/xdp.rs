@@ -38,10 +38,12 @@ pub fn xdp<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>, ifindex: u32) -> R
         // Over and retired: TC begins the next one. Rare enough not to need the fast path.
         return Err(Reason::LeftToStack);
     }
+    // The few packets that find no next hop are counted once more at TC.
+    env.count_packet(entry.service, request, packet.length);
     Ok(Translation { tuple: both_ends(packet, &entry, request), steps: 0, reason: Reason::TurnedAround })
 }
 
-/// Both ends rewritten at once. Counting is left to the caller, which knows whether the packet found a next hop.
+/// Both ends rewritten at once.
 #[inline(always)]
 fn both_ends<A: Family>(packet: &Packet<A>, entry: &Flow<A>, request: bool) -> Tuple<A> {
     let first = End::new(entry.first, entry.first_port);
