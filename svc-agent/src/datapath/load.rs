@@ -165,12 +165,13 @@ impl Programs {
             loader.load(OBJECT).context("the kernel refuses the object; svc-agent doctor says what is missing")?;
         let mut programs = Self { object };
         for hook in hooks {
-            programs.load_one(*hook)?;
+            programs.add(*hook)?;
         }
         Ok(programs)
     }
 
-    fn load_one(&mut self, hook: Hook) -> anyhow::Result<()> {
+    /// Loads one more program.
+    pub fn add(&mut self, hook: Hook) -> anyhow::Result<()> {
         let program = self.program_mut(hook)?;
         match program {
             Program::SchedClassifier(program) => program.load(),

@@ -10,12 +10,15 @@ use svc_common::tables::{Device, device};
 
 use crate::cli::flags::{FastPath, Flags, SocketLb};
 use crate::datapath::devices::{Role, Served};
+use crate::datapath::gc::Gc;
 use crate::datapath::links::{Attached, Links, XdpMode};
 use crate::datapath::{Globals, Hook, Maps, Programs, pins, probe};
 
 /// The loaded programs and where they hang.
 pub(super) struct Attachments {
     programs: Programs,
+    /// Those that are loaded besides the TC programs.
+    loaded: BTreeSet<Hook>,
     links: Links,
     fast_path: FastPath,
     served: BTreeMap<u32, Device>,
@@ -36,15 +39,20 @@ impl Attachments {
             netns_cookie: probe::netns_cookie().context("cannot find out the cookie of this network namespace")?,
             socket_all: flags.socket_lb == SocketLb::All,
         };
-        let mut hooks = vec![Hook::TcIngress, Hook::TcEgress, Hook::Gc];
-        if xdp {
-            hooks.push(Hook::XdpUplink);
-        }
-        if flags.socket_lb != SocketLb::Off {
-            hooks.extend(Hook::SOCKET.iter().map(|(hook, _)| *hook));
+        // TC is enough by itself; a kernel that refuses one of the others is served without it.
+        let mut programs = Programs::load_pinned(&flags.bpffs, &globals, &[Hook::TcIngress, Hook::TcEgress])?;
+        let sockets = Hook::SOCKET.iter().map(|(hook, _)| *hook).filter(|_| flags.socket_lb != SocketLb::Off);
+        let others = sockets.chain([Hook::XdpUplink].into_iter().filter(|_| xdp)).chain([Hook::Gc]);
+        let mut loaded = BTreeSet::new();
+        for hook in others {
+            match programs.add(hook) {
+                Ok(()) => drop(loaded.insert(hook)),
+                Err(error) => tracing::error!("this node is served without {}: {error:#}", hook.name()),
+            }
         }
         Ok(Self {
-            programs: Programs::load_pinned(&flags.bpffs, &globals, &hooks)?,
+            programs,
+            loaded,
             links: Links::new(&flags.bpffs, probe::has_tcx())?,
             fast_path: flags.external_fast_path,
             served: BTreeMap::new(),
@@ -53,9 +61,9 @@ impl Attachments {
         })
     }
 
-    /// The programs.
-    pub(super) fn programs(&self) -> &Programs {
-        &self.programs
+    /// The garbage collector, if the kernel accepts it.
+    pub(super) fn gc(&self) -> anyhow::Result<Option<Gc>> {
+        self.loaded.contains(&Hook::Gc).then(|| Gc::new(&self.programs)).transpose()
     }
 
     /// Puts the socket programs on the cgroup.
@@ -65,7 +73,7 @@ impl Attachments {
         }
         let path = flags.cgroup.clone().map_or_else(pins::cgroup_root, Ok)?;
         let cgroup = File::open(&path).with_context(|| format!("cannot open cgroup {}", path.display()))?;
-        for (hook, at) in Hook::SOCKET {
+        for (hook, at) in Hook::SOCKET.into_iter().filter(|(hook, _)| self.loaded.contains(hook)) {
             self.links.attach_socket(&self.programs, hook, at, cgroup.as_fd())?;
             self.wanted.insert(hook.name().to_owned());
         }
@@ -123,7 +131,8 @@ impl Attachments {
             FastPath::Xdp => &[XdpMode::Driver, XdpMode::Generic],
             FastPath::Auto | FastPath::Tc | FastPath::Off => return,
         };
-        if served.role != Role::Uplink || served.entry.flags & device::LAYER3 != 0 {
+        let usable = self.loaded.contains(&Hook::XdpUplink) && served.role == Role::Uplink;
+        if !usable || served.entry.flags & device::LAYER3 != 0 {
             return;
         }
         let mut failures = Vec::new();

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::apply::{self, Applier, Sink as _};
 use crate::cli::flags::{Flags, SourceFlag};
 use crate::datapath::devices::{Selection, Watch};
-use crate::datapath::gc::{Collection, Gc};
+use crate::datapath::gc::Collection;
 use crate::datapath::{Maps, Writer, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
@@ -51,7 +51,7 @@ struct Agent {
     engine: Engine,
     maps: Arc<Maps>,
     /// The programs, once they are loaded.
-    programs: Option<(Attachments, Collector)>,
+    programs: Option<(Attachments, Option<Collector>)>,
     sweeper: Sweeper,
     observer: Observer,
     /// The clock of the applier.
@@ -155,7 +155,7 @@ impl Agent {
     /// Puts the programs in place.
     fn attach(&mut self, mut attachments: Attachments, flags: &Flags, watch: &mut Watch) -> anyhow::Result<()> {
         attachments.attach_sockets(flags)?;
-        let collector = Collector::new(Gc::new(attachments.programs())?, &self.maps);
+        let collector = attachments.gc()?.map(|gc| Collector::new(gc, &self.maps));
         self.programs = Some((attachments, collector));
         self.network_changed(watch);
         if let Some((attachments, _)) = &self.programs {
@@ -238,10 +238,10 @@ impl Agent {
     }
 }
 
-async fn collected(programs: &mut Option<(Attachments, Collector)>) -> Option<Collection> {
+async fn collected(programs: &mut Option<(Attachments, Option<Collector>)>) -> Option<Collection> {
     match programs {
-        Some((_, collector)) => collector.collected().await,
-        None => std::future::pending().await,
+        Some((_, Some(collector))) => collector.collected().await,
+        _ => std::future::pending().await,
     }
 }
 
