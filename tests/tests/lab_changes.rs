@@ -78,9 +78,10 @@ fn udp_leaves(topology: Topology) -> Result<()> {
         for family in 0..2 {
             let (at, at_node) = (service.at(family), service.at_node(lab, 0, family));
             let flows = [
-                ("pod", traffic::flow(&client.place, at)?),
-                ("host", traffic::flow(&lab.nodes[0].place, at)?),
-                ("outside", traffic::flow(&lab.outside, at_node)?),
+                ("pod", traffic::flow(&client.place, at, true)?),
+                // A connected socket of the host is connected to the backend itself: only its owner can move it.
+                ("host", traffic::flow(&lab.nodes[0].place, at, false)?),
+                ("outside", traffic::flow(&lab.outside, at_node, true)?),
             ];
             let name = format!("dns-{}", family + 2);
             let (_next, _job) = lab.add_server("dns", &name, 1, At::Pod)?;

@@ -103,7 +103,9 @@ fn cleanup_leaves_nothing() -> Result<()> {
 
         let bpffs = lab.nodes[0].bpffs.clone();
         lab.agent(0)?.run(&["cleanup", "--bpffs", &bpffs.display().to_string()])?;
+        // The kernel itself puts maps.debug and progs.debug into every bpffs.
         let left: Vec<_> = std::fs::read_dir(&bpffs)?.flatten().map(|entry| entry.path()).collect();
+        let left: Vec<_> = left.into_iter().filter(|path| path.extension().is_none_or(|e| e != "debug")).collect();
         ensure!(left.is_empty(), "still pinned: {left:?}");
         let report = traffic::ask(&client.place, Ask::Tcp, service.at(0), 1)?;
         ensure!(report.ok == 0, "the Service is still served");

@@ -129,7 +129,9 @@ fn every_client_reaches_every_backend_over_bridge_and_tunnel() -> Result<()> {
     matrix(Topology::Bridge)
 }
 
-/// The same with the socket hooks for pods as well, and with none.
+/// The same with the socket hooks for pods as well, and with none. Without them the reply of a local pod to the host
+/// itself comes by another device than the route to the Service: strict reverse path filtering takes it for forged, so
+/// behind this neighbour only pods are asked then.
 #[test]
 fn socket_hooks_give_the_same_answers() -> Result<()> {
     for mode in ["all", "off"] {
@@ -142,7 +144,9 @@ fn socket_hooks_give_the_same_answers() -> Result<()> {
                 for service in [&all.near, &all.far, &all.host] {
                     let at = service.at(family);
                     asks(&format!("pod, hooks {mode}"), &all.client.place, at, service, &[all.client.ips[family]])?;
-                    asks(&format!("host, hooks {mode}"), &lab.nodes[0].place, at, service, &nodes)?;
+                    if mode == "all" {
+                        asks(&format!("host, hooks {mode}"), &lab.nodes[0].place, at, service, &nodes)?;
+                    }
                 }
             }
             Ok(())

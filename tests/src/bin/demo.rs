@@ -16,10 +16,11 @@ use svc_tests::lab::place::{Job, Place};
 use svc_tests::lab::{Config, Lab, Topology, run, tool, topology, wait};
 use svc_tests::traffic::{self, Ask};
 
-const USAGE: &str = "usage: cargo xtask demo [--bridge] [--keep | --remove]
+const USAGE: &str = "usage: cargo xtask demo [--bridge] [--keep | --remove] [-- FLAG..]
   --bridge   pods on a bridge and VXLAN between the nodes, instead of routed veths
   --keep     leave the nodes standing afterwards and say how to enter them
-  --remove   take away what --keep left";
+  --remove   take away what --keep left
+  FLAG..     further flags of svc-agent run";
 
 /// Requests of one look at a Service.
 const REQUESTS: usize = 30;
@@ -29,10 +30,13 @@ const KILLS: usize = 3;
 
 fn main() -> ExitCode {
     let mut config = Config::default();
-    for word in std::env::args().skip(1) {
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
         match word.as_str() {
             "--bridge" => config.topology = Topology::Bridge,
             "--keep" => config.keep = true,
+            // Further flags for the agents, after a "--".
+            "--" => config.agent_args = words.by_ref().collect(),
             "--remove" => {
                 let removed = run::remove_kept();
                 println!(

@@ -8,7 +8,7 @@ use svc_tests::lab::run;
 use svc_tests::traffic::{Ask, Report, client, load, server};
 
 const USAGE: &str = "usage: lab-helper janitor ID | serve NAME ADDR:PORT.. | ask tcp|udp|http ADDR:PORT COUNT | \
-                     transfer ADDR:PORT BYTES | hold ADDR:PORT CONNECTIONS | flow ADDR:PORT";
+                     transfer ADDR:PORT BYTES | hold ADDR:PORT CONNECTIONS | flow ADDR:PORT connected|unconnected";
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -22,7 +22,7 @@ fn main() -> Result<()> {
         ["ask", ask, to, count] => load::ask(Ask::parse(ask)?, to.parse()?, count.parse()?),
         ["transfer", to, bytes] => client::transfer(to.parse()?, bytes.parse()?),
         ["hold", to, connections] => load::hold(to.parse()?, connections.parse()?),
-        ["flow", to] => load::flow(to.parse()?),
+        ["flow", to, how @ ("connected" | "unconnected")] => load::flow(to.parse()?, *how == "connected"),
         _ => bail!(USAGE),
     };
     print(&report)

@@ -20,7 +20,7 @@ pub fn ask(ask: Ask, to: SocketAddr) -> io::Result<Answer> {
         }
         Ask::Udp => {
             let socket = udp(to)?;
-            ask_again(&socket)
+            ask_again(&socket, None)
         }
         Ask::Http => {
             let mut stream = connect(to)?;
@@ -47,18 +47,36 @@ pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
 
 /// A connected UDP socket, so that being refused is told.
 pub fn udp(to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = unconnected(to)?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// A UDP socket of the family of an address.
+pub fn unconnected(to: SocketAddr) -> io::Result<UdpSocket> {
     let any = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-    socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
 }
 
-/// One datagram and its answer.
-pub fn ask_again(socket: &UdpSocket) -> io::Result<Answer> {
-    socket.send(b"who\n")?;
+/// One datagram, to an address if the socket is not connected, and its answer, which has to come from there.
+pub fn ask_again(socket: &UdpSocket, to: Option<SocketAddr>) -> io::Result<Answer> {
     let mut datagram = [0; 256];
-    let got = socket.recv(&mut datagram)?;
+    let got = match to {
+        None => {
+            socket.send(b"who\n")?;
+            socket.recv(&mut datagram)?
+        }
+        Some(to) => {
+            socket.send_to(b"who\n", to)?;
+            let (got, from) = socket.recv_from(&mut datagram)?;
+            if from != to {
+                return Err(io::Error::other(format!("asked {to}, answered by {from}")));
+            }
+            got
+        }
+    };
     Answer::parse(&String::from_utf8_lossy(&datagram[..got]))
 }
 

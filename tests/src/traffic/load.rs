@@ -34,6 +34,8 @@ pub fn ask(ask: Ask, to: SocketAddr, count: u64) -> Report {
             }
             if endless {
                 started();
+                // A load is to be there all the time, not to take all of it: an agent wants to start meanwhile.
+                std::thread::sleep(BEAT);
             }
         }
         report
@@ -75,23 +77,23 @@ fn hold_one(to: SocketAddr, stop: &(dyn Fn() -> bool + Sync), report: &mut Repor
 
 /// One UDP flow without pause, until standard input is closed. A datagram without an answer is a failure, and the next
 /// one is sent at the next beat all the same.
-pub fn flow(to: SocketAddr) -> Report {
+pub fn flow(to: SocketAddr, connected: bool) -> Report {
     many(true, 1, |stop| {
         let mut report = Report::default();
-        if let Err(error) = flow_one(to, stop, &mut report) {
+        if let Err(error) = flow_one(to, connected, stop, &mut report) {
             report.failed(&error);
         }
         report
     })
 }
 
-fn flow_one(to: SocketAddr, stop: &(dyn Fn() -> bool + Sync), report: &mut Report) -> io::Result<()> {
-    let socket = client::udp(to)?;
+fn flow_one(to: SocketAddr, connected: bool, stop: &(dyn Fn() -> bool + Sync), report: &mut Report) -> io::Result<()> {
+    let socket = if connected { client::udp(to)? } else { client::unconnected(to)? };
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
     let began = Instant::now();
     while !stop() {
         let asked = Instant::now();
-        match client::ask_again(&socket) {
+        match client::ask_again(&socket, (!connected).then_some(to)) {
             Ok(answer) => {
                 if report.changes.last().is_none_or(|(_, last)| *last != answer.name) {
                     report.changes.push((millis(began.elapsed()), answer.name.clone()));

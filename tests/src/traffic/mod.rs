@@ -71,9 +71,10 @@ pub fn hold(place: &Place, to: SocketAddr, connections: usize) -> Result<Load> {
     Load::start(place, &["hold", &to.to_string(), &connections.to_string()])
 }
 
-/// Starts one UDP flow that never pauses; its report says when which backend answered.
-pub fn flow(place: &Place, to: SocketAddr) -> Result<Load> {
-    Load::start(place, &["flow", &to.to_string()])
+/// Starts one UDP flow that never pauses; its report says when which backend answered. The socket is connected, as a
+/// resolver's is, or names the address with each datagram, as a server's does.
+pub fn flow(place: &Place, to: SocketAddr, connected: bool) -> Result<Load> {
+    Load::start(place, &["flow", &to.to_string(), if connected { "connected" } else { "unconnected" }])
 }
 
 fn run(place: &Place, args: &[&str]) -> Result<Report> {
