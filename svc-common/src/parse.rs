@@ -196,7 +196,13 @@ impl Followed {
 
     #[inline(always)]
     fn new(l4: usize, protocol: u8, piece: Piece, id: u32) -> Self {
-        Self(l4 as u16 as u64 | u64::from(protocol) << 16 | (piece as u64) << 24 | Self::PRESENT | u64::from(id) << 32)
+        Self(
+            u64::from(l4 as u16)
+                | u64::from(protocol) << 16
+                | (piece as u64) << 24
+                | Self::PRESENT
+                | u64::from(id) << 32,
+        )
     }
 
     #[inline(always)]
