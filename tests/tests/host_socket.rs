@@ -125,6 +125,8 @@ fn source_ranges<A: Numbered>() {
     fake.tables.admitted = vec![(1, A::number(0, 1))];
     let mut call = call(true, TCP, A::number(50, 1), 80);
     assert_eq!(connect(&&fake, &call), Err(Reason::SocketPassed), "the kernel has not chosen an address yet");
+    call.source.addr = A::loopback();
+    assert_eq!(connect(&&fake, &call), Err(Reason::SocketPassed), "loopback is not what the packet will say");
     call.source.addr = A::number(0, 1);
     assert!(connect(&&fake, &call).is_ok(), "bound to an admitted address");
     fake.tables.admitted.clear();

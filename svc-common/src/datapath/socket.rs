@@ -143,7 +143,8 @@ fn decide<A: Family, E: Sockets<A>>(env: &E, call: &Call<A>) -> Result<(Frontend
     if call.protocol != Protocol::Tcp as u8 && call.protocol != Protocol::Udp as u8 {
         return Err(Reason::SocketPassed);
     }
-    let bound = call.source.addr != A::default();
+    // A loopback address leaves no node: it says as little about the packets to come as none.
+    let known = call.source.addr != A::default() && !call.source.addr.is_loopback();
     let mut tuple = Tuple { source: call.source, destination: call.destination, protocol: call.protocol };
     if tuple.source.port == Port::NONE {
         // Stands for the port that the kernel will pick: connections spread, each stays where it is.
@@ -151,19 +152,19 @@ fn decide<A: Family, E: Sockets<A>>(env: &E, call: &Call<A>) -> Result<(Frontend
     }
     let frontend = dialled(env, call, &tuple)?;
     let flags = env.settings().map_or(0, |settings| settings.flags);
-    let sender = if call.host && (!bound || call.source.addr.is_loopback()) {
+    let sender = if call.host && !known {
         Sender::Host
     } else if !call.host && flags & settings::DETECT_DEVICE != 0 {
         // The device by which its packets would arrive is not known, but that they come out of a pod is.
         Sender::Pod
-    } else if bound {
+    } else if known {
         classify::sender(env, call.source.addr, 0)
     } else if flags & settings::DETECT_PREFIX != 0 {
         Sender::Pod
     } else {
         Sender::Other
     };
-    let unknown = frontend.has(Frontend::SOURCE_RANGES)
+    let asks_for_it = frontend.has(Frontend::SOURCE_RANGES)
         || (!call.host && (frontend.affinity != 0 || frontend.has(Frontend::EXTERNAL)));
     let rule = match sender {
         Sender::Pod => frontend.rules[0],
@@ -171,10 +172,10 @@ fn decide<A: Family, E: Sockets<A>>(env: &E, call: &Call<A>) -> Result<(Frontend
         Sender::Other => frontend.rules[2],
     };
     let foreign = !matches!(sender, Sender::Host) && rule.has(Rule::SNAT);
-    if (unknown && !bound) || foreign {
+    if (asks_for_it && !known) || foreign {
         return Err(Reason::SocketPassed);
     }
-    if !bound || call.source.addr.is_loopback() {
+    if !known {
         tuple.source.addr = env.settings().map_or(A::default(), A::primary);
     }
     let choice = select::choose(env, &frontend, sender, &tuple)?;

@@ -1,5 +1,6 @@
 //! The same history put to `svc-agent explain` and to the model, and the shrinking of a difference.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,15 @@ pub struct Difference {
 pub struct Differential {
     agent: PathBuf,
     folder: PathBuf,
+    /// A process that has answered a history, and its flags: loading the programs takes longer than most histories.
+    idle: RefCell<Option<(Flags, Explain)>>,
+}
+
+/// The first difference of a history.
+#[derive(Debug)]
+struct Found {
+    step: usize,
+    what: String,
 }
 
 /// How much one history asked.
@@ -46,32 +56,55 @@ impl Differential {
     pub fn new(agent: &Path) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("svc-differential-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        Ok(Self { agent: agent.to_owned(), folder })
+        Ok(Self { agent: agent.to_owned(), folder, idle: RefCell::default() })
     }
 
     /// Runs the history of a seed; a difference comes back shrunk.
     pub fn run(&self, seed: u64) -> Result<std::result::Result<Asked, Box<Difference>>> {
         let whole = history(seed);
-        match self.play(&whole)? {
-            Ok(asked) => Ok(Ok(asked)),
-            Err(first) => {
-                let mut what = first;
-                let history = shrink::shrink(whole, |candidate| match self.play(candidate) {
-                    Ok(Err(found)) => {
-                        what = found;
-                        true
-                    }
-                    // An agent that cannot start on a candidate does not show this difference.
-                    Ok(Ok(_)) | Err(_) => false,
-                });
-                Ok(Err(Box::new(Difference { seed, history, what })))
-            }
-        }
+        let found = match self.play_afresh(&whole)? {
+            Ok(asked) => return Ok(Ok(asked)),
+            Err(found) => found,
+        };
+        let mut begun = whole.clone();
+        begun.steps.truncate(found.step + 1);
+        let small = shrink::shrink(begun, |candidate| matches!(self.play_on(candidate), Ok(Err(_))));
+        // A process that has answered other candidates may remember them: what is reported stands alone.
+        Ok(Err(Box::new(match self.play_afresh(&small)? {
+            Err(found) => Difference { seed, history: small, what: found.what },
+            Ok(_) => Difference { seed, history: whole, what: found.what },
+        })))
     }
 
-    /// Plays one history: `Err` in the inner result is the first difference.
+    /// Plays one history in a process of its own: `Err` in the inner result is the first difference.
     pub fn play(&self, history: &History) -> Result<std::result::Result<Asked, String>> {
-        let mut explain = Explain::start(&self.agent, &self.write(&history.start)?, &history.flags)?;
+        Ok(self.play_afresh(history)?.map_err(|found| found.what))
+    }
+
+    fn play_afresh(&self, history: &History) -> Result<std::result::Result<Asked, Found>> {
+        let explain = Explain::start(&self.agent, &self.write(&history.start)?, &history.flags)?;
+        self.converse(explain, history)
+    }
+
+    /// Plays one history in the process that has played the last one, if the flags are the same.
+    fn play_on(&self, history: &History) -> Result<std::result::Result<Asked, Found>> {
+        let idle = self.idle.borrow_mut().take();
+        let Some((_, mut explain)) = idle.filter(|(flags, _)| *flags == history.flags) else {
+            return self.play_afresh(history);
+        };
+        explain.ask(&json!({"id": "start", "manifests": self.write(&history.start)?}))?;
+        self.converse(explain, history)
+    }
+
+    fn converse(&self, mut explain: Explain, history: &History) -> Result<std::result::Result<Asked, Found>> {
+        let result = self.follow(&mut explain, history);
+        if result.is_ok() {
+            *self.idle.borrow_mut() = Some((history.flags.clone(), explain));
+        }
+        result
+    }
+
+    fn follow(&self, explain: &mut Explain, history: &History) -> Result<std::result::Result<Asked, Found>> {
         let mut cluster = &history.start;
         let mut session = Session::default();
         let mut asked = Asked::default();
@@ -89,7 +122,8 @@ impl Differential {
                     }
                     let answer = explain.ask(&line)?;
                     if answer["outcome"] != "applied" {
-                        return Ok(Err(format!("change of objects answered by {answer}")));
+                        let what = format!("change of objects answered by {answer}");
+                        return Ok(Err(Found { step: number, what }));
                     }
                     session.changed(&Facts { cluster, flags: &history.flags });
                 }
@@ -98,10 +132,11 @@ impl Differential {
                     let value = explain.ask(&line)?;
                     asked.questions += 1;
                     asked.packets += u64::from(question.trials);
-                    let checked = read_answer(&value)
-                        .and_then(|answer| session.check(&Facts { cluster, flags: &history.flags }, question, &answer));
+                    let facts = Facts { cluster, flags: &history.flags };
+                    let checked = read_answer(&value).and_then(|answer| session.check(&facts, question, &answer));
                     if let Err(what) = checked {
-                        return Ok(Err(format!("{what}\n  question {line}\n  answer   {value}")));
+                        let what = format!("{what}\n  question {line}\n  answer   {value}");
+                        return Ok(Err(Found { step: number, what }));
                     }
                 }
             }
@@ -109,7 +144,7 @@ impl Differential {
         Ok(Ok(asked))
     }
 
-    /// Two files in turn: the agent may still read the last one.
+    /// One file, read by the agent before it answers.
     fn write(&self, cluster: &Cluster) -> Result<PathBuf> {
         let text = serde_json::to_string_pretty(&cluster.manifest())?;
         let path = self.folder.join("objects.json");
@@ -126,6 +161,7 @@ impl Drop for Differential {
 }
 
 /// A dialogue with `svc-agent explain --cases -`.
+#[derive(Debug)]
 struct Explain {
     child: Child,
     input: ChildStdin,

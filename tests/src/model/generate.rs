@@ -107,7 +107,8 @@ pub fn history(seed: u64) -> History {
     let start = cluster(random);
     let mut steps = Vec::new();
     let mut present = start.clone();
-    for _ in 0..1 + random.below(3) {
+    // Starting the programs costs more than a hundred questions: one start serves several clusters.
+    for _ in 0..4 + random.below(4) {
         for _ in 0..30 {
             steps.push(Step::Ask(question(random, &present, false), false));
         }
@@ -292,7 +293,7 @@ fn endpoints(random: &mut Random, v6: bool) -> Vec<Endpoint> {
     let (zones, nodes) = (random.chance(30), random.chance(20));
     let mut seen = BTreeSet::new();
     let mut endpoints = Vec::new();
-    for _ in 0..random.below(5) {
+    for _ in 0..random.below(6) {
         let (pool, node) = match random.below(8) {
             0..=2 => (Pool::OwnPod, Some(NODE)),
             3..=5 => (Pool::OtherPod, Some("n2")),
@@ -404,6 +405,8 @@ fn loopback(v6: bool) -> IpAddr {
 fn destination(random: &mut Random, cluster: &Cluster, v6: bool) -> (IpAddr, u16, Protocol) {
     let of_family = |addr: &IpAddr| addr.is_ipv6() == v6;
     let node_addresses = [
+        address(Pool::Node, 1, v6),
+        address(Pool::Node, 1, v6),
         address(Pool::Node, 1, v6),
         address(Pool::Node, 1, v6),
         address(Pool::Node, 9, v6),

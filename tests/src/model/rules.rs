@@ -139,7 +139,9 @@ impl<'a> Facts<'a> {
         if self.visible(to).any(|service| service.cluster_ips.contains(&to)) {
             return Verdict::Reject;
         }
-        let foreign = self.cluster.services.iter().filter(|service| service.other_proxy);
+        // No proxy serves an ExternalName, whatever its labels.
+        let served = |service: &&Service| service.other_proxy && service.kind != Type::ExternalName;
+        let foreign = self.cluster.services.iter().filter(served);
         if foreign.flat_map(all_addresses).any(|addr| addr == to) {
             return Verdict::Untouched;
         }
