@@ -158,9 +158,9 @@ impl Programs {
             ("CAN_REFUSE", switch(probe::has_set_retval())),
         ];
         for (name, value) in words {
-            loader.override_global(name, value, false);
+            loader.override_global(name, value, true);
         }
-        loader.override_global("NETNS_COOKIE", &globals.netns_cookie, false);
+        loader.override_global("NETNS_COOKIE", &globals.netns_cookie, true);
         let object =
             loader.load(OBJECT).context("the kernel refuses the object; svc-agent doctor says what is missing")?;
         let mut programs = Self { object };
