@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -54,7 +55,10 @@ pub struct Asked {
 impl Differential {
     /// With the agent's binary and a folder of its own for manifests.
     pub fn new(agent: &Path) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("svc-differential-{}", std::process::id()));
+        // Tests of one process run side by side.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("svc-differential-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self { agent: agent.to_owned(), folder, idle: RefCell::default() })
     }
