@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::question::Invalid;
 
@@ -88,18 +88,44 @@ pub(super) struct Answer {
     reason: String,
 }
 
-/// The answer to a change of the objects.
-pub(super) fn applied(id: Value, reason: &str) -> Value {
-    json!({ "id": id, "outcome": "applied", "reason": reason })
+/// A line of output, fields in the order of the interface's description.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Reply {
+    /// To a question.
+    Answer(Answer),
+    /// To a change of the objects.
+    Applied { id: Value, outcome: &'static str, reason: String },
+    /// To a line that is no valid question, or that could not be carried out.
+    Error { id: Value, error: String },
 }
 
-/// The answer to a line that is no valid question, or that could not be carried out.
-pub(super) fn error(invalid: Invalid) -> Value {
-    json!({ "id": invalid.id, "error": invalid.error })
+impl Reply {
+    pub(super) fn applied(id: Value, reason: String) -> Self {
+        Self::Applied { id, outcome: "applied", reason }
+    }
+
+    /// As one line for people.
+    pub(super) fn in_words(&self) -> String {
+        let name = |id: &Value| id.as_str().unwrap_or("-").to_owned();
+        match self {
+            Self::Answer(Answer { id, outcome, reason, .. }) => format!("{}: {outcome}: {reason}", name(id)),
+            Self::Applied { id, outcome, reason } => format!("{}: {outcome}: {reason}", name(id)),
+            Self::Error { id, error } => format!("{}: error: {error}", name(id)),
+        }
+    }
+}
+
+impl From<Invalid> for Reply {
+    fn from(Invalid { id, error }: Invalid) -> Self {
+        Self::Error { id, error }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn forward(backend: &str, source: &str) -> Outcome {

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use serde_json::Value;
+use anyhow::Context as _;
 
-use super::answer::{self, Answer, Outcome, Tally};
+use super::answer::{Answer, Outcome, Reply, Tally};
 use super::machine::Machine;
 use super::packet::Moment;
 use super::question::{Invalid, Line, Question, Via};
@@ -32,20 +32,17 @@ impl Dialog {
     }
 
     /// Answers a line.
-    pub(super) fn answer(&mut self, line: Result<Line, Invalid>) -> Value {
+    pub(super) fn answer(&mut self, line: Result<Line, Invalid>) -> Reply {
         let (id, result) = match line {
-            Err(invalid) => return answer::error(invalid),
-            Ok(Line::Ask(question)) => {
-                let answer = self.ask(&question).and_then(|answer| Ok(serde_json::to_value(answer)?));
-                (question.id, answer)
-            }
+            Err(invalid) => return invalid.into(),
+            Ok(Line::Ask(question)) => (question.id.clone(), self.ask(&question).map(Reply::Answer)),
             Ok(Line::Change { id, session, manifests }) => {
                 let changed = self.enter(session.as_deref()).and_then(|()| self.machine.change(&manifests));
-                let changed = changed.map_err(|error| error.context(format!("cannot read {}", manifests.display())));
-                (id.clone(), changed.map(|reason| answer::applied(id, &reason)))
+                let changed = changed.with_context(|| format!("cannot read {}", manifests.display()));
+                (id.clone(), changed.map(|reason| Reply::applied(id, reason)))
             }
         };
-        result.unwrap_or_else(|error| answer::error(Invalid { id, error: format!("{error:#}") }))
+        result.unwrap_or_else(|error| Reply::Error { id, error: format!("{error:#}") })
     }
 
     /// Answers a question.

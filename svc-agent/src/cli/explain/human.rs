@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use svc_common::tables::Sender;
 
 use super::answer::Outcome;
-use super::dialog::Dialog;
 use super::machine::Machine;
 use super::packet::Moment;
 use super::question::{self, Via};
@@ -15,8 +14,8 @@ use super::walk::{Packet, Walk, walk};
 use crate::datapath::Hook;
 use crate::model::text;
 
-/// `FROM TO:PORT/proto`, FROM with or without a port.
-pub(super) fn explain(dialog: &mut Dialog, from: &str, to: &str) -> anyhow::Result<String> {
+/// The packet of `FROM TO:PORT/proto`, FROM with or without a port.
+pub(super) fn packet(machine: &mut Machine, from: &str, to: &str) -> anyhow::Result<Packet> {
     let (addr, protocol) = to.rsplit_once('/').unwrap_or((to, "tcp"));
     let protocol = question::protocol(&protocol.to_uppercase()).map_err(anyhow::Error::msg)?;
     let to = question::destination(addr)
@@ -25,7 +24,6 @@ pub(super) fn explain(dialog: &mut Dialog, from: &str, to: &str) -> anyhow::Resu
         .or_else(|| text::address(from).map(|addr| SocketAddr::new(addr, 40_000)))
         .with_context(|| format!("{from} is no source; write 10.0.0.2 or 10.0.0.2:40000"))?;
     anyhow::ensure!(from.is_ipv4() == to.is_ipv4(), "{} and {} are of different address families", from.ip(), to.ip());
-    let machine = dialog.machine();
     // Where it comes from follows from who it is; only a device could say otherwise.
     let via = match machine.sender(from.ip()) {
         Sender::Pod => Via::Pod,
@@ -36,9 +34,13 @@ pub(super) fn explain(dialog: &mut Dialog, from: &str, to: &str) -> anyhow::Resu
         }
         Sender::Other => Via::Uplink,
     };
-    let packet = Packet { via, from, to, protocol, moment: Moment::First };
-    let way = walk(machine, &packet)?;
-    render(machine, &packet, &way)
+    Ok(Packet { via, from, to, protocol, moment: Moment::First })
+}
+
+/// What happens to it.
+pub(super) fn explain(machine: &mut Machine, packet: &Packet) -> anyhow::Result<String> {
+    let way = walk(machine, packet)?;
+    render(machine, packet, &way)
 }
 
 fn render(machine: &Machine, packet: &Packet, way: &Walk) -> anyhow::Result<String> {

@@ -23,10 +23,9 @@ mod reason;
 mod walk;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader};
 
 use anyhow::Context as _;
-use serde_json::Value;
 
 use super::{ExplainArgs, Output, out};
 use dialog::Dialog;
@@ -48,18 +47,12 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
 
 /// Answers line by line: each answer is written and flushed before the next line is read.
 fn cases(dialog: &mut Dialog, mut input: impl BufRead, output: Output) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
     let mut line = Vec::new();
     while input.read_until(b'\n', &mut line).context("cannot read the questions")? > 0 {
         let answer = dialog.answer(question::parse(String::from_utf8_lossy(&line).trim()));
-        let written = match output {
-            Output::Json => writeln!(stdout, "{answer}"),
-            Output::Text => writeln!(stdout, "{}", in_words(&answer)),
-        };
-        match written.and_then(|()| stdout.flush()) {
-            // Whoever asked has heard enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            result => result.context("cannot write the answer")?,
+        match output {
+            Output::Json => out::line(serde_json::to_string(&answer)?)?,
+            Output::Text => out::line(answer.in_words())?,
         }
         line.clear();
     }
@@ -67,22 +60,9 @@ fn cases(dialog: &mut Dialog, mut input: impl BufRead, output: Output) -> anyhow
 }
 
 fn one(dialog: &mut Dialog, from: &str, to: &str, output: Output) -> anyhow::Result<()> {
+    let packet = human::packet(dialog.machine(), from, to)?;
     match output {
-        Output::Text => out::line(human::explain(dialog, from, to)?),
-        Output::Json => {
-            let (to, protocol) = to.rsplit_once('/').unwrap_or((to, "tcp"));
-            let line = serde_json::json!({ "from": from, "to": to, "protocol": protocol.to_uppercase() });
-            out::line(dialog.answer(question::parse(&line.to_string())))
-        }
-    }
-}
-
-/// An answer as one line for people.
-fn in_words(answer: &Value) -> String {
-    let text = |field: &str| answer[field].as_str().unwrap_or_default();
-    let id = answer["id"].as_str().unwrap_or("-");
-    match answer.get("error") {
-        Some(error) => format!("{id}: error: {}", error.as_str().unwrap_or_default()),
-        None => format!("{id}: {}: {}", text("outcome"), text("reason")),
+        Output::Text => out::line(human::explain(dialog.machine(), &packet)?),
+        Output::Json => out::line(serde_json::to_string(&dialog.ask(&packet.into())?)?),
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::walk::Packet;
 use crate::model::{Protocol, text};
 
 /// Where the packet enters.
@@ -33,6 +34,13 @@ pub(super) struct Question {
     pub(super) protocol: Protocol,
     pub(super) trials: u32,
     pub(super) session: Option<String>,
+}
+
+impl From<Packet> for Question {
+    fn from(Packet { via, from, to, protocol, .. }: Packet) -> Self {
+        let (source_port, from) = (Some(from.port()), Some(from.ip()));
+        Self { id: Value::Null, via, device: None, from, source_port, to, protocol, trials: 1, session: None }
+    }
 }
 
 /// A valid line.
