@@ -267,11 +267,24 @@ fn finish<F: Frame, A: Address>(
                 let sctp = frame.load::<Sctp>(l4).ok_or(Reason::Malformed)?;
                 (sctp.ports.source, sctp.ports.destination, sctp_event(sctp.chunk))
             }
-            None => (Port::NONE, Port::NONE, 0),
+            None => (Port::NONE, Port::NONE, other_event(frame, l4, protocol)?),
         }
     };
     let tuple = Tuple { source: End::new(source, from), destination: End::new(destination, to), protocol };
     Ok(Packet { tuple, event, piece, fragment_id, length, l3, l4 })
+}
+
+/// Protocols without ports: nobody can know what goes on between their ends, so each packet may begin something; but
+/// of ICMP only an echo request does.
+#[inline(always)]
+fn other_event<F: Frame>(frame: &F, l4: usize, number: u8) -> Result<u8, Reason> {
+    const ECHO: u8 = 8;
+    const ECHO_V6: u8 = 128;
+    let kind = match number {
+        protocol::ICMP | protocol::ICMPV6 => frame.load::<u8>(l4).ok_or(Reason::Malformed)?,
+        _ => return Ok(event::OPEN),
+    };
+    Ok(if kind == if number == protocol::ICMP { ECHO } else { ECHO_V6 } { event::OPEN } else { 0 })
 }
 
 #[inline(always)]

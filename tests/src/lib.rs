@@ -2,10 +2,11 @@
 //!
 //! [`lab`] lays out a small cluster on this machine and takes it away again; [`traffic`] holds the servers and clients
 //! that the tests run inside it. [`model`] is the naive model of the specification that the programs are compared with,
-//! [`bench`] the budgets and what is measured against.
+//! [`packet`] writes packets and puts them through the programs, [`bench`] the budgets and what is measured against.
 
 pub mod bench;
 pub mod fake;
 pub mod lab;
 pub mod model;
+pub mod packet;
 pub mod traffic;

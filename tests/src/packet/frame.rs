@@ -1,0 +1,225 @@
+//! A packet as text would describe it: to bytes with etherparse, and back, with every checksum computed afresh.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    IpNumber, Ipv4Header, Ipv6Header, NetSlice, PacketBuilder, SlicedPacket, TcpHeaderSlice, TransportSlice,
+};
+
+/// Transport protocol and what matters of its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP with these flags (as in the header: 2 is SYN).
+    Tcp(u8),
+    /// UDP.
+    Udp,
+    /// UDP sent without a checksum.
+    UdpBare,
+}
+
+/// A packet to send.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Source.
+    pub from: SocketAddr,
+    /// Destination.
+    pub to: SocketAddr,
+    /// Transport.
+    pub kind: Kind,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// VLAN tags.
+    pub tags: u8,
+    /// Bytes of IPv4 options, or IPv6 destination options (a multiple of eight).
+    pub options: u8,
+}
+
+/// What a packet says after the programs have had it, all checksums verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Source.
+    pub from: SocketAddr,
+    /// Destination.
+    pub to: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TCP flags, or 0.
+    pub flags: u8,
+    /// Hops left.
+    pub hops: u8,
+    /// Payload.
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// A packet without options.
+    pub fn new(from: &str, to: &str, kind: Kind) -> Self {
+        let parse = |text: &str| text.parse().expect("ADDRESS:PORT");
+        Self { from: parse(from), to: parse(to), kind, payload: b"payload".to_vec(), tags: 0, options: 0 }
+    }
+
+    /// The packet that answers one that was seen.
+    pub fn reply(seen: &Seen, kind: Kind) -> Self {
+        Self { from: seen.to, to: seen.from, kind, payload: b"answer".to_vec(), tags: 0, options: 0 }
+    }
+
+    /// As it stands on the wire.
+    pub fn bytes(&self) -> Vec<u8> {
+        let transport = self.transport();
+        let protocol = match self.kind {
+            Kind::Tcp(_) => IpNumber::TCP,
+            Kind::Udp | Kind::UdpBare => IpNumber::UDP,
+        };
+        let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
+        for _ in 0..self.tags {
+            bytes.extend([0x81, 0x00, 0x00, 0x07]);
+        }
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                bytes.extend([0x08, 0x00]);
+                let mut header =
+                    Ipv4Header::new(transport.len() as u16, 64, protocol, from.octets(), to.octets()).expect("length");
+                if self.options > 0 {
+                    // No operation, as often as it takes.
+                    header.options = vec![1u8; self.options.into()].as_slice().try_into().expect("options");
+                }
+                header.set_payload_len(transport.len()).expect("length");
+                header.header_checksum = header.calc_header_checksum();
+                header.write(&mut bytes).expect("a vector");
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                bytes.extend([0x86, 0xdd]);
+                let header = Ipv6Header {
+                    payload_length: (transport.len() + usize::from(self.options)) as u16,
+                    next_header: if self.options > 0 { IpNumber(60) } else { protocol },
+                    hop_limit: 64,
+                    source: from.octets(),
+                    destination: to.octets(),
+                    ..Ipv6Header::default()
+                };
+                header.write(&mut bytes).expect("a vector");
+                if self.options > 0 {
+                    let mut options = vec![0u8; self.options.into()];
+                    (options[0], options[1]) = (protocol.0, self.options / 8 - 1);
+                    // PadN over the rest.
+                    (options[2], options[3]) = (1, self.options - 4);
+                    bytes.extend(options);
+                }
+            }
+            _ => panic!("two families in one packet"),
+        }
+        bytes.extend(transport);
+        bytes
+    }
+
+    /// The transport header and payload, with its checksum.
+    fn transport(&self) -> Vec<u8> {
+        let (from, to) = (self.from.port(), self.to.port());
+        let builder = match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+            (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+            _ => panic!("two families in one packet"),
+        };
+        let network = if self.from.is_ipv4() { 20 } else { 40 };
+        let mut bytes = Vec::new();
+        match self.kind {
+            Kind::Tcp(flags) => {
+                let mut tcp = etherparse::TcpHeader::new(from, to, 1000, 64_000);
+                tcp.syn = flags & 2 != 0;
+                tcp.fin = flags & 1 != 0;
+                tcp.rst = flags & 4 != 0;
+                tcp.ack = flags & 16 != 0;
+                tcp.acknowledgment_number = 2000;
+                builder.tcp_header(tcp).write(&mut bytes, &self.payload).expect("a vector");
+            }
+            Kind::Udp | Kind::UdpBare => {
+                builder.udp(from, to).write(&mut bytes, &self.payload).expect("a vector");
+            }
+        }
+        let mut transport = bytes.split_off(network);
+        if self.kind == Kind::UdpBare {
+            transport[6..8].fill(0);
+        }
+        transport
+    }
+}
+
+impl Seen {
+    /// Reads a frame and verifies its checksums.
+    pub fn read(bytes: &[u8]) -> Self {
+        let packet = SlicedPacket::from_ethernet(bytes).expect("a packet that can be read");
+        let net = packet.net.as_ref().expect("an IP packet");
+        let (from, to, hops): (IpAddr, IpAddr, u8) = match net {
+            NetSlice::Ipv4(ip) => {
+                let header = ip.header();
+                assert_eq!(
+                    header.header_checksum(),
+                    header.to_header().calc_header_checksum(),
+                    "checksum of the IPv4 header"
+                );
+                (header.source_addr().into(), header.destination_addr().into(), header.ttl())
+            }
+            NetSlice::Ipv6(ip) => {
+                let header = ip.header();
+                (header.source_addr().into(), header.destination_addr().into(), header.hop_limit())
+            }
+            NetSlice::Arp(_) => panic!("an ARP packet"),
+        };
+        let (ports, protocol, flags, payload) = match packet.transport.as_ref().expect("a transport header") {
+            TransportSlice::Tcp(tcp) => {
+                verify(from, to, 6, tcp.slice());
+                let header = TcpHeaderSlice::from_slice(tcp.slice()).expect("a TCP header");
+                let flags = header.slice()[13];
+                ((tcp.source_port(), tcp.destination_port()), 6, flags, tcp.payload().to_vec())
+            }
+            TransportSlice::Udp(udp) => {
+                if udp.checksum() != 0 {
+                    verify(from, to, 17, udp.slice());
+                } else {
+                    assert!(from.is_ipv4(), "IPv6 has no UDP without a checksum");
+                }
+                ((udp.source_port(), udp.destination_port()), 17, 0, udp.payload().to_vec())
+            }
+            TransportSlice::Icmpv4(icmp) => {
+                assert_eq!(fold(&[icmp.slice()]), 0xffff, "checksum of ICMP");
+                ((0, 0), 1, icmp.type_u8(), icmp.payload().to_vec())
+            }
+            TransportSlice::Icmpv6(icmp) => {
+                verify(from, to, 58, icmp.slice());
+                ((0, 0), 58, icmp.type_u8(), icmp.payload().to_vec())
+            }
+            TransportSlice::Igmp(_) => panic!("an IGMP packet"),
+        };
+        Self { from: SocketAddr::new(from, ports.0), to: SocketAddr::new(to, ports.1), protocol, flags, hops, payload }
+    }
+}
+
+/// Sums a transport segment up with its pseudo header, byte by byte.
+fn verify(from: IpAddr, to: IpAddr, protocol: u8, segment: &[u8]) {
+    let octets = |addr: IpAddr| match addr {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let tail = [0, protocol, (segment.len() >> 8) as u8, segment.len() as u8];
+    let sum = fold(&[&octets(from), &octets(to), &tail, segment]);
+    assert_eq!(sum, 0xffff, "transport checksum of {from} -> {to}, protocol {protocol}");
+}
+
+/// One's complement sum of byte strings, each padded to whole words.
+fn fold(parts: &[&[u8]]) -> u16 {
+    let mut sum = 0u32;
+    for part in parts {
+        for pair in part.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+    }
+    sum as u16
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} protocol {} flags {:#x} hops {}", self.from, self.to, self.protocol, self.flags, self.hops)
+    }
+}
