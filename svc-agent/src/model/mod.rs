@@ -118,6 +118,7 @@ impl Object {
 
 /// What a source says. The API server and a directory of manifests yield the same events.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all events are objects: a box for each would save nothing")]
 pub enum Event {
     /// A full list of this kind begins: what is not applied before the next [`Event::Synced`] of the kind has vanished.
     Restarted(Kind),
