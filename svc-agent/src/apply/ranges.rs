@@ -74,7 +74,7 @@ impl Ranges {
         }
         let Some((&free, &found)) = self.free.range(..=base).next_back() else { return false };
         let end = u64::from(base) + u64::from(wanted);
-        if base % QUANTUM != 0 || end > u64::from(free) + u64::from(found) {
+        if !base.is_multiple_of(QUANTUM) || end > u64::from(free) + u64::from(found) {
             return false;
         }
         self.take(free, found);

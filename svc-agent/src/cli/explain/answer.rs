@@ -56,7 +56,7 @@ impl Tally {
     }
 
     pub(super) fn into_answer(self, id: Value, from: IpAddr, reason: String) -> Answer {
-        let snat = match (self.sources.get(&from).is_some(), self.sources.keys().any(|source| *source != from)) {
+        let snat = match (self.sources.contains_key(&from), self.sources.keys().any(|source| *source != from)) {
             (_, false) => "never",
             (false, true) => "always",
             (true, true) => "sometimes",
