@@ -4,7 +4,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::header::{Extension, Ipv4, Ipv6, Sctp, Tcp, Udp, chunk, ether, protocol, tcp};
+use crate::header::{Extension, Icmp, Ipv4, Ipv6, Sctp, Tcp, Udp, chunk, ether, protocol, tcp};
 use crate::net::{Address, Port, Protocol, V4, V6};
 use crate::tuple::{End, Tuple};
 use crate::verdict::Reason;
@@ -281,7 +281,7 @@ fn other_event<F: Frame>(frame: &F, l4: usize, number: u8) -> Result<u8, Reason>
     const ECHO: u8 = 8;
     const ECHO_V6: u8 = 128;
     let kind = match number {
-        protocol::ICMP | protocol::ICMPV6 => frame.load::<u8>(l4).ok_or(Reason::Malformed)?,
+        protocol::ICMP | protocol::ICMPV6 => frame.load::<Icmp>(l4).ok_or(Reason::Malformed)?.kind,
         _ => return Ok(event::OPEN),
     };
     Ok(if kind == if number == protocol::ICMP { ECHO } else { ECHO_V6 } { event::OPEN } else { 0 })

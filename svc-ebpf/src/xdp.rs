@@ -77,9 +77,8 @@ impl Hop for V6 {
 
     #[inline(always)]
     fn take(frame: &Raw) -> Result<(), Reason> {
-        const HOP_LIMIT: usize = ether::HEADER + 7;
-        let hops = frame.load::<u8>(HOP_LIMIT).ok_or(Reason::CannotRewrite)?;
-        put(frame, HOP_LIMIT, hops - 1)
+        let ip = frame.load::<Ipv6>(ether::HEADER).ok_or(Reason::CannotRewrite)?;
+        put(frame, ether::HEADER, Ipv6 { hop_limit: ip.hop_limit - 1, ..ip })
     }
 }
 
