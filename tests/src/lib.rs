@@ -5,6 +5,7 @@
 //! [`packet`] writes packets and puts them through the programs, [`bench`] the budgets and what is measured against.
 
 pub mod bench;
+pub mod checker;
 pub mod fake;
 pub mod lab;
 pub mod model;

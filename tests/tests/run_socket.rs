@@ -36,7 +36,7 @@ fn in_a_place(part: &str) -> Result<()> {
     let own = std::env::current_exe()?;
     let part = format!("{PART}={part}");
     let cgroup = format!("SVC_CGROUP={}", place.cgroup().display());
-    let words = [&part, &cgroup, &own.to_string_lossy().into_owned(), "--ignored", "--exact", "inside", "--nocapture"]
+    let words = [part.as_str(), &cgroup, &own.to_string_lossy(), "--ignored", "--exact", "inside", "--nocapture"]
         .map(str::to_owned);
     place.output("env", &words).map(drop)
 }

@@ -8,11 +8,11 @@
 //! - The backend's entry is created where the source is translated: by the first marked packet at the backend's
 //!   boundary, or together with the others at XDP.
 //! - The client's boundary renews: at most once a second, and on every change of state, it writes the time and the state
-//!   to all entries and rebuilds those that are missing.
+//!   to all entries and rebuilds those that are missing; but a datagram flow's client's entry stays gone (see [`keep`]).
 //! - A packet that can only be a first one (SYN, INIT) retires a connection that is over or has expired; so does a
 //!   datagram that finds an expired one.
 
-use crate::net::Port;
+use crate::net::{Port, Protocol};
 use crate::parse::event;
 use crate::tables::{Flow, flow};
 use crate::verdict::Reason;
@@ -106,6 +106,9 @@ pub fn keep<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8) {
                 }
             }
         }
+        // A datagram flow whose client's entry is gone may have been taken away by the agent, because its endpoint has
+        // gone: whoever puts that entry back ties the client to nobody. The next datagram begins anew.
+        None if role == flow::CLIENT && key.protocol == Protocol::Udp as u8 => {}
         // Lost to eviction. When the table has no room now, the next packet that renews tries again.
         None => drop(env.insert_flow(key, entry)),
     }

@@ -239,6 +239,8 @@ fn add_service(random: &mut Random, cluster: &mut Cluster) {
     }
     for number in 0..1 + random.below(3) {
         let slice = slice(random, &service, number);
+        // Slices of a Service that was removed stay behind; the new one's have their names.
+        cluster.slices.retain(|old| old.namespace != slice.namespace || old.name != slice.name);
         cluster.slices.push(slice);
     }
     cluster.services.push(service);
