@@ -55,8 +55,8 @@ macro_rules! buffer {
             fn at<T>(&self, offset: usize) -> Option<*mut T> {
                 // Read each time: kept for later, these 32-bit fields would be spilled as numbers of 32 bits, and the
                 // verifier knows them as pointers.
-                // SAFETY: the kernel hands a program a valid context, whose fields may be read.
                 let (data, end) =
+                    // SAFETY: the kernel hands a program a valid context, whose fields may be read.
                     unsafe { (read_volatile(&raw const (*self.0).data), read_volatile(&raw const (*self.0).data_end)) };
                 within(data as usize, end as usize, offset)
             }
@@ -99,8 +99,13 @@ buffer!(Skb, true, |skb: &Skb| skb.len(), |skb: &Skb, at: usize, protocol: u8| {
     Followed(slow::follow(skb.0, at as u32, protocol.into()))
 });
 // Extension headers are left to TC.
-// SAFETY: the kernel hands a program a valid context, whose fields may be read.
-buffer!(Raw, false, |raw: &Raw| unsafe { (*raw.0).data_end - (*raw.0).data }, |_: &Raw, _, _| Followed(0));
+buffer!(
+    Raw,
+    false,
+    // SAFETY: the kernel hands a program a valid context, whose fields may be read.
+    |raw: &Raw| unsafe { (*raw.0).data_end - (*raw.0).data },
+    |_: &Raw, _, _| Followed(0)
+);
 
 impl Raw {
     #[inline(always)]

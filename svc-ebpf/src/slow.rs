@@ -58,12 +58,6 @@ macro_rules! report {
     }};
 }
 
-/// Nothing to say.
-#[inline(always)]
-const fn kept((): ()) -> u32 {
-    1
-}
-
 /// The answer as a number.
 #[inline(always)]
 const fn reserved(answer: Reserved) -> u32 {
@@ -79,7 +73,6 @@ macro_rules! slow_paths {
     ($family:ident, $addr:ty, $($name:ident = $symbol:literal ($($argument:ident),*) $scratch:ident => $result:expr;)+) => {
         /// The slow paths of one address family.
         pub(crate) mod $family {
-            #[expect(clippy::wildcard_imports, reason = "this module is a name for what its parent defines")]
             use super::*;
             $(
                 #[unsafe(export_name = $symbol)]
@@ -103,7 +96,10 @@ slow_paths! {
     choose = "choose_v4" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, scratch, ifindex, flags as u16));
     read = "read_v4" (ifindex) scratch => report!(scratch, slow::read(&Kernel, scratch, ifindex));
     judge = "judge_v4" (event, request) scratch => slow::judge(&Kernel, scratch, event as u8, request != 0).into();
-    keep = "keep_v4" (role) scratch => kept(slow::keep(&Kernel, scratch, role as u8));
+    keep = "keep_v4" (role) scratch => {
+        slow::keep(&Kernel, scratch, role as u8);
+        1
+    };
     reserve = "reserve_v4" (role) scratch => reserved(slow::reserve(&Kernel, scratch, role as u8));
 }
 
@@ -117,7 +113,10 @@ slow_paths! {
     choose = "choose_v6" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, scratch, ifindex, flags as u16));
     read = "read_v6" (ifindex) scratch => report!(scratch, slow::read(&Kernel, scratch, ifindex));
     judge = "judge_v6" (event, request) scratch => slow::judge(&Kernel, scratch, event as u8, request != 0).into();
-    keep = "keep_v6" (role) scratch => kept(slow::keep(&Kernel, scratch, role as u8));
+    keep = "keep_v6" (role) scratch => {
+        slow::keep(&Kernel, scratch, role as u8);
+        1
+    };
     reserve = "reserve_v6" (role) scratch => reserved(slow::reserve(&Kernel, scratch, role as u8));
 }
 
