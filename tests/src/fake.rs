@@ -120,6 +120,7 @@ pub fn empty_scratch<A: Family>() -> Box<Scratch<A>> {
         set: SlotRange::default(),
         translation: Translation { tuple, steps: 0, reason: Reason::NotService },
         reason: Reason::NotService,
+        reuse: false,
         key: tuple.key().0,
         entry: Flow::default(),
     })

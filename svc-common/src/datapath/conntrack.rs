@@ -23,6 +23,9 @@ use super::scratch::Scratch;
 
 /// How many ports are tried.
 pub const PROBES: u32 = 16;
+/// How many of them, the last ones, may take the port of a connection that is over. The backend still remembers it and
+/// may answer a new client under its address and port with a stale acknowledgement, which costs that client a second.
+const REUSING: u32 = 4;
 
 /// Whether the entry needs nothing written on account of this packet: the case of nearly every packet.
 #[inline(always)]
@@ -200,6 +203,8 @@ pub fn remember_node<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ro
 /// Stores the middle entry, under another client port if the client's own is taken.
 #[inline(always)]
 fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Result<(), Reason> {
+    // The client's own ports are his to use again.
+    scratch.reuse = true;
     for _ in 0..PROBES {
         match env.reserve(scratch, flow::MIDDLE) {
             Reserved::Yes => return Ok(()),
@@ -217,6 +222,7 @@ fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Re
 pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Result<(), Reason> {
     let start = env.random();
     for probe in 0..PROBES {
+        scratch.reuse = probe + REUSING >= PROBES;
         // A stride visits other places than a neighbour that started beside.
         scratch.connection.node.port = translation_port(env, start.wrapping_add(probe.wrapping_mul(601)))?;
         match env.reserve(scratch, flow::BACKEND) {
@@ -243,7 +249,8 @@ pub enum Reserved {
 /// Stores the entry with this role, if its key is free or can be had.
 #[inline(always)]
 pub fn reserve<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8) -> Reserved {
-    let Scratch { connection, key, entry, .. } = scratch;
+    let Scratch { connection, key, entry, reuse, .. } = scratch;
+    let reuse = *reuse;
     connection.write(role, key, entry);
     match env.insert_flow(key, entry) {
         Ok(()) => return Reserved::Yes,
@@ -254,7 +261,8 @@ pub fn reserve<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8
         return if env.insert_flow(key, entry).is_ok() { Reserved::Yes } else { Reserved::No };
     };
     let found = present.get();
-    let over = is_over(found.state) || has_expired(env, key.protocol, found.state, found.seen);
+    let expired = has_expired(env, key.protocol, found.state, found.seen);
+    let over = expired || is_over(found.state);
     // A node's end is never shared: it was allocated for one connection. The middle entry of a connection whose
     // client's entry was lost is found again here.
     let same = role == flow::MIDDLE
@@ -267,7 +275,11 @@ pub fn reserve<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8
         // Another packet of the same connection is a moment ahead on another CPU.
         return Reserved::Yes;
     }
-    if (over || same) && env.replace_flow(key, entry).is_ok() { Reserved::Yes } else { Reserved::No }
+    if (expired || over && reuse || same) && env.replace_flow(key, entry).is_ok() {
+        Reserved::Yes
+    } else {
+        Reserved::No
+    }
 }
 
 /// The port number `n` of the translation range, counted round.

@@ -26,6 +26,8 @@ pub struct Scratch<A> {
     pub translation: Translation<A>,
     /// why there is none.
     pub reason: Reason,
+    /// A key may be taken from a connection that is over.
+    pub reuse: bool,
     /// Key of the entry at hand.
     pub key: FlowKey<A>,
     /// The entry at hand.
