@@ -9,6 +9,7 @@ mod env;
 mod gc;
 mod globals;
 mod helpers;
+mod icmp;
 mod maps;
 mod packet;
 mod records;

@@ -19,7 +19,7 @@ use svc_common::verdict::Reason;
 use crate::env::Kernel;
 use crate::packet::Skb;
 use crate::rewrite::{self, Field};
-use crate::{reject, route, tc};
+use crate::{icmp, reject, route, tc};
 
 /// See [`crc32c::update`].
 #[unsafe(no_mangle)]
@@ -152,4 +152,21 @@ macro_rules! answers {
 answers! {
     reject_v4: V4;
     reject_v6: V6;
+}
+
+macro_rules! icmp {
+    ($($name:ident: $addr:ty;)+) => {$(
+        /// See [`icmp::run`].
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $name(context: *mut __sk_buff, ingress: u32) -> i32 {
+            let Some(scratch) = Env::<$addr>::scratch(&Kernel) else { return tc::SHOT };
+            icmp::run(&Skb::new(context), &scratch.packet, ingress != 0).unwrap_or(tc::OPEN)
+        }
+    )+};
+}
+
+icmp! {
+    icmp_v4: V4;
+    icmp_v6: V6;
 }

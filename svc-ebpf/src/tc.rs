@@ -4,7 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath::env::Env;
 use svc_common::datapath::{Translation, slow, step};
 use svc_common::header::ether;
-use svc_common::net::{V4, V6};
+use svc_common::net::{Protocol, V4, V6};
 use svc_common::parse::{self, Frame as _, Packet};
 use svc_common::tables::flow;
 use svc_common::verdict::{Outcome, Reason};
@@ -22,13 +22,43 @@ pub(crate) const NEXT: i32 = -1;
 pub(crate) const SHOT: i32 = 2;
 
 /// The packet in the scratch is the first of a connection: its hook calls [`open`]. Never returned to the kernel.
-const OPEN: i32 = -2;
+pub(crate) const OPEN: i32 = -2;
 
-/// Finishes what a family's function has begun: opens a connection if it has asked for that. `flags` are those of
-/// [`slow::open`]. Called when that function's stack is free again, since both do not fit at once.
+/// The packet in the scratch has no ports: it may be an ICMP error, and else it is treated like a first one.
+const PORTLESS: i32 = -3;
+
+/// The functions of a family that take over where the one that has read the packet ends.
+#[derive(Clone, Copy)]
+pub(crate) struct Sequel {
+    /// Translates an ICMP error, or says [`OPEN`].
+    icmp: extern "C" fn(*mut __sk_buff, u32) -> i32,
+    /// Opens a connection.
+    open: extern "C" fn(*mut __sk_buff, u32) -> i32,
+}
+
+/// Those of IPv4.
+pub(crate) const V4_SEQUEL: Sequel = Sequel { icmp: crate::slow::icmp_v4, open: tc_open_v4 };
+/// Those of IPv6.
+pub(crate) const V6_SEQUEL: Sequel = Sequel { icmp: crate::slow::icmp_v6, open: tc_open_v6 };
+
+/// Finishes what a family's function has begun, if it has asked for that. `flags` are those of [`slow::open`]. Called
+/// when that function's stack is free again, since both do not fit at once.
 #[inline(always)]
-pub(crate) fn finish(action: i32, open: extern "C" fn(*mut __sk_buff, u32) -> i32, skb: &Skb, flags: u16) -> i32 {
-    if action == OPEN { open(skb.context(), flags.into()) } else { action }
+pub(crate) fn finish(action: i32, sequel: Sequel, skb: &Skb, flags: u16) -> i32 {
+    let ingress = flags & flow::HOST_CLIENT == 0;
+    let action = if action == PORTLESS { (sequel.icmp)(skb.context(), ingress.into()) } else { action };
+    if action == OPEN { (sequel.open)(skb.context(), flags.into()) } else { action }
+}
+
+/// Leaves a packet without ports to [`finish`].
+#[inline(always)]
+pub(crate) fn put_off<A: Answer>(packet: &Packet<A>) -> i32
+where
+    Kernel: Env<A>,
+{
+    let Some(mut scratch) = Kernel.scratch() else { return SHOT };
+    scratch.packet = *packet;
+    PORTLESS
 }
 
 /// Opens the connection whose first packet is in the scratch, and does with the packet what follows.
@@ -38,6 +68,12 @@ where
     Kernel: Env<A>,
 {
     let Some(mut scratch) = Kernel.scratch() else { return SHOT };
+    let forwarded = flags & flow::HOST_CLIENT != 0 && skb.ingress_ifindex() != 0;
+    if forwarded && Protocol::from_number(scratch.packet.tuple.protocol).is_none() {
+        // It has been looked at where it came in.
+        count_reason(Reason::NotTransport);
+        return NEXT;
+    }
     let result = slow::open(&Kernel, &mut scratch, skb.ifindex(), flags);
     let back = if flags & flow::HOST_CLIENT != 0 { Back::In } else { Back::Out };
     match result {

@@ -5,7 +5,8 @@ use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath;
 use svc_common::datapath::env::Env;
 use svc_common::header::ether;
-use svc_common::parse::{self, Packet};
+use svc_common::net::Protocol;
+use svc_common::parse::{self, Packet, Piece};
 use svc_common::tables::flow;
 
 use crate::env::Kernel;
@@ -20,9 +21,9 @@ use crate::tc;
 pub(crate) fn run(skb: &Skb) -> i32 {
     match tc::network(skb) {
         Ok((l3, ether::IPV4)) => {
-            tc::finish(tc_egress_v4(skb.context(), l3 as u32), tc::tc_open_v4, skb, flow::HOST_CLIENT)
+            tc::finish(tc_egress_v4(skb.context(), l3 as u32), tc::V4_SEQUEL, skb, flow::HOST_CLIENT)
         }
-        Ok((l3, _)) => tc::finish(tc_egress_v6(skb.context(), l3 as u32), tc::tc_open_v6, skb, flow::HOST_CLIENT),
+        Ok((l3, _)) => tc::finish(tc_egress_v6(skb.context(), l3 as u32), tc::V6_SEQUEL, skb, flow::HOST_CLIENT),
         Err(reason) => tc::unreadable(reason),
     }
 }
@@ -56,6 +57,9 @@ fn packet_out<A: Answer + Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
 where
     Kernel: Env<A>,
 {
+    if Protocol::from_number(packet.tuple.protocol).is_none() && packet.piece == Piece::Whole {
+        return tc::put_off(packet);
+    }
     let marked = skb.mark() & globals::mark() != 0;
     let from_host = skb.ingress_ifindex() == 0;
     match datapath::egress(&Kernel, packet, skb.ifindex(), marked, from_host) {

@@ -4,7 +4,8 @@ use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath;
 use svc_common::datapath::env::Env;
 use svc_common::header::ether;
-use svc_common::parse::{self, Packet};
+use svc_common::net::Protocol;
+use svc_common::parse::{self, Packet, Piece};
 
 use crate::env::Kernel;
 use crate::packet::Skb;
@@ -16,8 +17,8 @@ use crate::tc;
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
     match tc::network(skb) {
-        Ok((l3, ether::IPV4)) => tc::finish(tc_ingress_v4(skb.context(), l3 as u32), tc::tc_open_v4, skb, 0),
-        Ok((l3, _)) => tc::finish(tc_ingress_v6(skb.context(), l3 as u32), tc::tc_open_v6, skb, 0),
+        Ok((l3, ether::IPV4)) => tc::finish(tc_ingress_v4(skb.context(), l3 as u32), tc::V4_SEQUEL, skb, 0),
+        Ok((l3, _)) => tc::finish(tc_ingress_v6(skb.context(), l3 as u32), tc::V6_SEQUEL, skb, 0),
         Err(reason) => tc::unreadable(reason),
     }
 }
@@ -51,6 +52,9 @@ fn packet_in<A: Answer + Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
 where
     Kernel: Env<A>,
 {
+    if Protocol::from_number(packet.tuple.protocol).is_none() && packet.piece == Piece::Whole {
+        return tc::put_off(packet);
+    }
     match datapath::ingress(&Kernel, packet, skb.ifindex()) {
         Ok(translation) => tc::apply(skb, packet, &translation),
         Err(reason) => tc::conclude(skb, packet, reason, Back::Out),

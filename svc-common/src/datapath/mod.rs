@@ -9,6 +9,7 @@ pub mod connection;
 pub mod conntrack;
 pub mod env;
 mod fragment;
+pub mod icmp;
 mod open;
 pub mod scratch;
 pub mod select;
