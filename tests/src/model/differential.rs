@@ -112,11 +112,13 @@ impl Differential {
         let mut cluster = &history.start;
         let mut session = Session::default();
         let mut asked = Asked::default();
+        let mut in_session = false;
         for (number, step) in history.steps.iter().enumerate() {
             let lives_on = matches!(step, Step::Change(_, true) | Step::Ask(_, true));
-            if !lives_on {
+            if !lives_on || !in_session {
                 session = Session::default();
             }
+            in_session = lives_on;
             match step {
                 Step::Change(objects, _) => {
                     cluster = objects;

@@ -3,7 +3,7 @@
 //! The pools of names, addresses and ports are tiny on purpose: clashes, empty sets and near misses are then the
 //! rule. Combinations that the API server refuses and on which the specification is silent are not made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::object::{Cluster, Endpoint, NODE, Node, Port, Protocol, Service, Slice, Type};
@@ -175,7 +175,20 @@ fn cluster(random: &mut Random) -> Cluster {
     for _ in 0..1 + random.below(5) {
         add_service(random, &mut cluster);
     }
+    agree(&mut cluster);
     cluster
+}
+
+/// Copies of an endpoint in several slices get the same hints: which copy's would count, nobody says.
+fn agree(cluster: &mut Cluster) {
+    let mut hints = BTreeMap::new();
+    for slice in &mut cluster.slices {
+        for endpoint in &mut slice.endpoints {
+            let key = (slice.namespace.clone(), slice.service.clone(), endpoint.addresses.first().copied());
+            let first = hints.entry(key).or_insert_with(|| (endpoint.zones.clone(), endpoint.nodes.clone()));
+            (endpoint.zones, endpoint.nodes) = first.clone();
+        }
+    }
 }
 
 fn node(random: &mut Random) -> Node {
@@ -339,6 +352,7 @@ fn change(random: &mut Random, cluster: &mut Cluster) {
             _ => shake(random, cluster.slices.get_mut(slice)),
         }
     }
+    agree(cluster);
 }
 
 fn toggle(random: &mut Random, service: Option<&mut Service>) {
