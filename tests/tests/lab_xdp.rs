@@ -20,7 +20,8 @@ fn forwarded(lab: &Lab, node: usize) -> Result<u64> {
 #[test]
 fn turned_around_before_the_stack() -> Result<()> {
     for (mode, by_stack) in [("xdp", false), ("off", true)] {
-        let config = Config { agent_args: vec!["--external-fast-path".into(), mode.into()], ..Config::default() };
+        let agent_args = vec!["--external-fast-path".into(), mode.into()];
+        let config = Config { agent_args, xdp_wires: true, ..Config::default() };
         lab::with(config, |lab| {
             let service = TestService::new("web", 1);
             service.publish(lab)?;
@@ -50,8 +51,12 @@ fn turned_around_before_the_stack() -> Result<()> {
 #[test]
 fn everything_else_is_passed_on() -> Result<()> {
     for topology in [Topology::Routed, Topology::Bridge] {
-        let config =
-            Config { topology, agent_args: vec!["--external-fast-path".into(), "xdp".into()], ..Config::default() };
+        let config = Config {
+            topology,
+            xdp_wires: true,
+            agent_args: vec!["--external-fast-path".into(), "xdp".into()],
+            ..Config::default()
+        };
         lab::with(config, |lab| {
             let service = TestService::new("web", 1);
             service.publish(lab)?;

@@ -56,6 +56,9 @@ pub struct Config {
     pub hostile: bool,
     /// Segmentation and receive offloads of all devices.
     pub offloads: bool,
+    /// The nodes' uplinks can be sent to by XDP_TX: a veth takes such frames only while its other end has an XDP program
+    /// too. It costs segmentation offload on these wires, so it is off unless XDP is what a test is about.
+    pub xdp_wires: bool,
     /// Leave everything standing at the end, for a person to look at.
     pub keep: bool,
     /// Further arguments of every agent.
@@ -69,6 +72,7 @@ impl Default for Config {
             nodes: 2,
             hostile: true,
             offloads: true,
+            xdp_wires: false,
             keep: false,
             agent_args: Vec::new(),
         }

@@ -10,8 +10,10 @@
 //! router's end of each wire that ends at a node's uplink finishes checksums; everywhere else offloads are on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use svc_agent::datapath::{bpf, empty};
 
 use super::cluster::Manifests;
 use super::place::Place;
@@ -33,6 +35,8 @@ pub const OUTSIDE: [IpAddr; 2] =
 const ROUTED_MAC: &str = "ee:ee:ee:ee:ee:ee";
 const ROUTED_GATEWAY_V6: &str = "fe80::ecee:eeff:feee:eeee";
 const ROUTED_GATEWAY_V4: &str = "169.254.1.1";
+/// `enum xdp_action` of the kernel.
+const XDP_PASS: i32 = 2;
 /// Room for the outer headers of VXLAN.
 const OVERLAY_MTU: u16 = 1450;
 
@@ -113,9 +117,14 @@ fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Resul
          route add default via 192.168.77.1\n\
          route add default via fd00:77::1\n"
     ))?;
-    // The wire: finished checksums towards the node, and NAPI here, without which XDP_TX of the node has no receiver.
     switch_offloads(router, &port, config)?;
-    router.features(&port, &["tx", "off", "gro", "on"])?;
+    router.features(&port, &["tx", "off"])?;
+    if config.xdp_wires {
+        let pin = run.bpffs(&port)?.join("pass");
+        let pass = empty::load(empty::Kind::Xdp, XDP_PASS).context("cannot load an empty XDP program")?;
+        bpf::pin(pass.as_fd(), &pin).context("cannot pin an empty XDP program")?;
+        router.ip(&["link", "set", &port, "xdp", "pinned", &pin.to_string_lossy()])?;
+    }
     switch_offloads(&place, "eth0", config)?;
     if config.topology == Topology::Bridge {
         build_bridge(&place, index + 1)?;

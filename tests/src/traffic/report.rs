@@ -87,15 +87,16 @@ impl Report {
         Ok(self)
     }
 
-    /// Fails unless exactly these servers answered, each with at least half of its fair share.
+    /// Fails unless exactly these servers answered, none with less than five standard deviations below its fair share.
     pub fn expect_spread(&self, names: &[&str]) -> Result<&Self> {
         let seen: Vec<&str> = self.backends.keys().map(String::as_str).collect();
         let mut names = names.to_vec();
         names.sort_unstable();
         ensure!(seen == names, "answers came from {seen:?}, expected {names:?}");
         let fair = self.ok / u64::try_from(names.len())?;
+        let least = fair.saturating_sub(5 * fair.isqrt());
         for (name, count) in &self.backends {
-            ensure!(*count * 2 >= fair, "{name} answered {count} of {}: not balanced", self.ok);
+            ensure!(*count >= least, "{name} answered {count} of {}: not balanced", self.ok);
         }
         Ok(self)
     }
