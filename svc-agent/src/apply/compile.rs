@@ -21,7 +21,8 @@ pub(super) struct Draft {
     pub(super) touched: BTreeMap<Point, Option<(Frontend, ObjectKey)>>,
     /// Addresses whose wildcard may have changed.
     pub(super) wildcards: BTreeSet<IpAddr>,
-    /// Ranges of ports that stay guarded: gone before a new frontend could admit by them.
+    /// Ranges of ports that stay guarded: gone after the frontends that are or were theirs have been written, and before
+    /// a new frontend could admit by them.
     pub(super) replaced_ranges: Vec<(u32, IpNet)>,
     /// Ranges of ports that are open from now on: gone after the frontends have been opened.
     pub(super) removed_ranges: Vec<(u32, IpNet)>,
@@ -39,7 +40,6 @@ impl Applier {
         writes.append(&mut draft.backends);
         writes.extend(draft.slots.drain(..).map(|(base, words)| Write::Slots(base, words)));
         writes.extend(draft.added_ranges.iter().map(|(id, range)| source_range(*id, *range, Presence::Present)));
-        writes.extend(draft.replaced_ranges.iter().map(|(id, range)| source_range(*id, *range, Presence::Absent)));
         self.compile_frontends(&mut draft, &mut writes);
         writes.extend(self.filter.clear().into_iter().map(|(word, bits)| Write::Filter(word, bits)));
         writes.extend(draft.removed_ranges.iter().map(|(id, range)| source_range(*id, *range, Presence::Absent)));
@@ -58,14 +58,19 @@ impl Applier {
             let value = wanted.map(|(_, flags)| Frontend { flags: *flags, ..Frontend::default() });
             wildcards.insert(Point::wildcard(addr), value);
         }
-        let (mut set, mut bits) = (Vec::new(), Vec::new());
+        let replaced = std::mem::take(&mut draft.replaced_ranges);
+        let guards_anew = |service: u32| replaced.iter().any(|(id, _)| *id == service);
+        let (mut bits, mut set, mut entering) = (Vec::new(), Vec::new(), Vec::new());
         let touched = std::mem::take(&mut draft.touched);
         let mut gone: Vec<Point> = Vec::new();
         for (point, wanted) in touched {
             match wanted {
                 None => gone.push(point),
                 Some((value, service)) => {
-                    if !self.set_frontend(point, value, &mut bits, &mut set) {
+                    let enters = self.frontends.get(&point).is_none_or(|present| present.service != value.service);
+                    let late = enters && guards_anew(value.service);
+                    let set = if late { &mut entering } else { &mut set };
+                    if !self.set_frontend(point, value, &mut bits, set) {
                         self.unsatisfied.insert(service.clone());
                         let table = [name::FRONTENDS_V4, name::FRONTENDS_V6][point.family()];
                         draft.full.push(Full { service, table, capacity: self.capacity.frontends });
@@ -73,6 +78,8 @@ impl Applier {
                 }
             }
         }
+        set.extend(replaced.iter().map(|(id, range)| source_range(*id, *range, Presence::Absent)));
+        set.append(&mut entering);
         // After the ports of an address, or they would be refused for a moment ...
         for (point, value) in &wildcards {
             if let Some(value) = value {
