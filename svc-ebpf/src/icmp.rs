@@ -5,14 +5,14 @@ use svc_common::datapath::env::Env;
 use svc_common::datapath::icmp::{ErrorTranslation, translate};
 use svc_common::datapath::step;
 use svc_common::header::{Icmp, Ipv4, Ipv6, Ports, UDP_CHECKSUM, protocol, tcp};
-use svc_common::net::{Address as _, Protocol, V4, V6};
+use svc_common::net::{Protocol, V4, V6};
 use svc_common::parse::{Frame as _, Packet};
 use svc_common::tuple::{End, Tuple};
 use svc_common::verdict::Reason;
 
 use crate::env::{Kernel, count_reason};
 use crate::globals;
-use crate::packet::{Buffer as _, Skb};
+use crate::packet::Skb;
 use crate::rewrite::{Wire, put};
 use crate::tc::{self, NEXT, SHOT};
 
