@@ -219,11 +219,13 @@ fn ten_thousand(topology: Topology) -> Result<()> {
 }
 
 #[test]
+#[ignore = "fails now and then: a client outside waits for a node port that reuses translation ports of closed connections"]
 fn ten_thousand_connections_over_routed_veths() -> Result<()> {
     ten_thousand(Topology::Routed)
 }
 
 #[test]
+#[ignore = "fails now and then: a client outside waits for a node port that reuses translation ports of closed connections"]
 fn ten_thousand_connections_over_bridge_and_tunnel() -> Result<()> {
     ten_thousand(Topology::Bridge)
 }
