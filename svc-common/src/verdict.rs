@@ -51,7 +51,7 @@ macro_rules! reasons {
 reasons! {
     Translated = 0, Forward, "translated", "Part of a Service connection; addresses rewritten.";
     Opened = 1, Forward, "opened", "First packet of a Service connection; endpoint chosen, addresses rewritten.";
-    TurnedAround = 2, Forward, "turned_around", "Rewritten and sent on by XDP without entering the stack.";
+    TurnedAround = 2, Forward, "turned_around", "Rewritten and sent on at XDP or TC without entering the stack.";
     NotService = 3, Pass, "not_service", "No Service has this destination and no connection is known.";
     NotIp = 4, Pass, "not_ip", "Neither IPv4 nor IPv6.";
     NotTransport = 5, Pass, "not_transport", "A protocol without ports that no Service can have.";

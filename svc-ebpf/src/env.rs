@@ -134,8 +134,13 @@ macro_rules! kernel_env {
             }
 
             #[inline(always)]
-            fn open_external(&self, scratch: &mut Scratch<$addr>, ifindex: u32) -> Result<(), Reason> {
-                if $slow::open_external(ifindex) != 0 { Ok(()) } else { Err(scratch.reason) }
+            fn begin_external(&self, scratch: &mut Scratch<$addr>, ifindex: u32) -> Result<(), Reason> {
+                if $slow::begin_external(ifindex) != 0 { Ok(()) } else { Err(scratch.reason) }
+            }
+
+            #[inline(always)]
+            fn complete_external(&self, scratch: &mut Scratch<$addr>, way: u32) -> Result<(), Reason> {
+                if $slow::complete_external(way) != 0 { Ok(()) } else { Err(scratch.reason) }
             }
 
             #[inline(always)]

@@ -24,10 +24,6 @@ static SOCKET_ALL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static CAN_REFUSE: Global<u32> = Global::new(0);
 
-/// Whether XDP turns packets around (1) or leaves all to TC (0).
-#[unsafe(no_mangle)]
-static EXTERNAL_FAST_PATH: Global<u32> = Global::new(1);
-
 /// Lifetimes of flows in seconds, see [`Timeouts`].
 #[unsafe(no_mangle)]
 static TIMEOUT_OPENING: Global<u32> = Global::new(Timeouts::DEFAULT.opening);
@@ -65,11 +61,6 @@ pub(crate) fn socket_all() -> bool {
 #[inline(always)]
 pub(crate) fn can_refuse() -> bool {
     CAN_REFUSE.load() != 0
-}
-
-#[inline(always)]
-pub(crate) fn external_fast_path() -> bool {
-    EXTERNAL_FAST_PATH.load() != 0
 }
 
 #[inline(always)]

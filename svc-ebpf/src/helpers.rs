@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use aya_ebpf::bindings::bpf_fib_lookup as Lookup;
+use aya_ebpf::bindings::{bpf_fib_lookup as Lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::generated::{
     bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_redirect, bpf_redirect_neigh,
 };
@@ -51,4 +51,16 @@ pub(crate) fn redirect_to_neighbour(ifindex: u32) -> i32 {
     // SAFETY: the helper only notes the device for when the program has ended; without parameters the kernel asks the
     // routing table for the next hop.
     unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Sends the packet out by the way that the routing table has answered: the verdict to return.
+#[inline(always)]
+pub(crate) fn redirect_to_next_hop(way: &Lookup) -> i32 {
+    let mut hop = bpf_redir_neigh {
+        nh_family: way.family.into(),
+        // SAFETY: integers, of which those of IPv4 are the first; the question began with zeros everywhere.
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: unsafe { way.__bindgen_anon_4.ipv6_dst } },
+    };
+    // SAFETY: the helper notes device and next hop for when the program has ended; both are the kernel's own answers.
+    unsafe { bpf_redirect_neigh(way.ifindex, &raw mut hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
 }

@@ -4,16 +4,18 @@ use svc_common::checksum::Sum;
 use svc_common::datapath::env::Env;
 use svc_common::datapath::icmp::{ErrorTranslation, translate};
 use svc_common::datapath::step;
-use svc_common::header::{Icmp, Ipv4, Ipv6, Ports, UDP_CHECKSUM, protocol, tcp};
-use svc_common::net::{Protocol, V4, V6};
+use svc_common::header::{Icmp, Ipv4, Ipv6, Ports, UDP_CHECKSUM, ether, protocol, tcp};
+use svc_common::net::{Port, Protocol, V4, V6};
 use svc_common::parse::{Frame as _, Packet};
 use svc_common::tuple::{End, Tuple};
 use svc_common::verdict::Reason;
 
 use crate::env::{Kernel, count_reason};
 use crate::globals;
+use crate::helpers::redirect_to_next_hop;
 use crate::packet::Skb;
 use crate::rewrite::{Wire, put};
+use crate::route::{Hop, way};
 use crate::tc::{self, NEXT, SHOT};
 
 /// A quoted packet.
@@ -102,7 +104,7 @@ where
         return None;
     }
     let (reason, action) = match error(skb, packet, ingress) {
-        Ok(()) => (Reason::Translated, NEXT),
+        Ok(action) => (Reason::Translated, action),
         Err(reason @ Reason::CannotRewrite) => (reason, SHOT),
         Err(reason) => (reason, NEXT),
     };
@@ -111,7 +113,7 @@ where
 }
 
 #[inline(always)]
-fn error<A: Quoting>(skb: &Skb, packet: &Packet<A>, ingress: bool) -> Result<(), Reason>
+fn error<A: Quoting>(skb: &Skb, packet: &Packet<A>, ingress: bool) -> Result<i32, Reason>
 where
     Kernel: Env<A>,
 {
@@ -125,7 +127,23 @@ where
     if new.steps & step::UNMARK != 0 {
         skb.set_mark(skb.mark() & !globals::mark());
     }
-    Ok(())
+    Ok(if new.steps & step::TURN != 0 { tc::ONWARD } else { NEXT })
+}
+
+/// Sends an error that has been translated at both ends on, by the way of its new destination. If there is none for
+/// such packets, the stack has to know it.
+#[inline(always)]
+pub(crate) fn onward<A: Quoting + Hop>(skb: &Skb, packet: &Packet<A>) -> i32 {
+    let Some([source, destination]) = skb.load::<[A; 2]>(ether::HEADER + A::SOURCE) else { return NEXT };
+    let tuple = Tuple {
+        source: End::new(source, Port::NONE),
+        destination: End::new(destination, Port::NONE),
+        protocol: A::ICMP,
+    };
+    match way(skb, packet, &tuple) {
+        Some(way) if A::take(skb, ether::HEADER).is_ok() => redirect_to_next_hop(&way),
+        _ => NEXT,
+    }
 }
 
 /// Writes what has changed, inside and then outside. The ICMP checksum covers all that is quoted, checksums included.

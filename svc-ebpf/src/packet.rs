@@ -159,6 +159,10 @@ impl Skb {
         protocol: protocol;
         /// The device of the hook.
         ifindex: ifindex;
+        /// Whether a VLAN tag stands beside the packet.
+        vlan_present: vlan_present;
+        /// Payload of one segment if the packet stands for several, or 0.
+        gso_size: gso_size;
         /// The device by which a forwarded packet arrived; 0 for packets of this host's own processes.
         ingress_ifindex: ingress_ifindex;
     }

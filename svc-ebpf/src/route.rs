@@ -1,12 +1,18 @@
 //! The next hop of a packet whose destination was rewritten after the stack had routed it, or before it ever will.
 
 use aya_ebpf::bindings::bpf_fib_lookup as Lookup;
-use svc_common::net::{V4, V6};
+use svc_common::checksum::Sum;
+use svc_common::header::{Ipv4, Ipv6, Tcp, ether};
+use svc_common::net::{Protocol, V4, V6};
+use svc_common::parse::{Frame as _, Packet, Piece};
+use svc_common::tables::device;
 use svc_common::tuple::Tuple;
+use svc_common::verdict::Reason;
 
+use crate::env::Kernel;
 use crate::helpers::{ask_route, no_question, redirect_to_neighbour};
-use crate::packet::Skb;
-use crate::rewrite::Wire;
+use crate::packet::{Buffer, Skb};
+use crate::rewrite::{Offloads, Wire, put};
 use crate::slow;
 
 /// Puts a family's addresses into a routing question.
@@ -80,3 +86,82 @@ pub(crate) fn send<A: Routed>(skb: &Skb, tuple: &Tuple<A>) -> i32 {
         _ => redirect_to_neighbour(own),
     }
 }
+
+/// One hop less to live.
+pub(crate) trait Hop: Routed {
+    /// How many hops are left.
+    fn left<B: Buffer>(buffer: &B, l3: usize) -> Option<u8>;
+    /// Writes one less.
+    fn take<B: Buffer + Offloads>(buffer: &B, l3: usize) -> Result<(), Reason>;
+}
+
+impl Hop for V4 {
+    #[inline(always)]
+    fn left<B: Buffer>(buffer: &B, l3: usize) -> Option<u8> {
+        buffer.load::<Ipv4>(l3).map(|ip| ip.ttl)
+    }
+
+    #[inline(always)]
+    fn take<B: Buffer + Offloads>(buffer: &B, l3: usize) -> Result<(), Reason> {
+        let ip = buffer.load::<Ipv4>(l3).ok_or(Reason::CannotRewrite)?;
+        // The header checksum answers for it, so the sum over the packet stays.
+        let change = Sum::ZERO.sub(u16::from_be_bytes([1, 0]).to_be().into());
+        put(buffer, l3, Ipv4 { ttl: ip.ttl.wrapping_sub(1), checksum: change.update(ip.checksum), ..ip })
+    }
+}
+
+impl Hop for V6 {
+    #[inline(always)]
+    fn left<B: Buffer>(buffer: &B, l3: usize) -> Option<u8> {
+        buffer.load::<Ipv6>(l3).map(|ip| ip.hop_limit)
+    }
+
+    #[inline(always)]
+    fn take<B: Buffer + Offloads>(buffer: &B, l3: usize) -> Result<(), Reason> {
+        let ip = buffer.load::<Ipv6>(l3).ok_or(Reason::CannotRewrite)?;
+        buffer.note(Sum::ZERO.sub(u16::from_be_bytes([0, 1]).to_be().into()));
+        put(buffer, l3, Ipv6 { hop_limit: ip.hop_limit.wrapping_sub(1), ..ip })
+    }
+}
+
+/// Whether what is turned around may leave by a device.
+#[inline(always)]
+pub(crate) fn leads_outward(ifindex: u32) -> bool {
+    Kernel.device_by_index(ifindex).is_some_and(|device| device.flags & device::OUTWARD != 0)
+}
+
+/// Whether a packet at TC ingress has the shape that can be turned around: an Ethernet header and no tags.
+#[inline(always)]
+pub(crate) fn is_plain<A>(skb: &Skb, packet: &Packet<A>) -> bool {
+    packet.l3 == ether::HEADER && skb.vlan_present() == 0
+}
+
+/// The way on of a packet at TC ingress that becomes `tuple` and is turned around; `None` if that is the stack's to
+/// find out: there is no route, the packet is at the end of its life, or too big for the way.
+#[inline(always)]
+pub(crate) fn way<A: Hop>(skb: &Skb, packet: &Packet<A>, tuple: &Tuple<A>) -> Option<Lookup> {
+    if !is_plain(skb, packet) || A::left(skb, ether::HEADER).is_none_or(|hops| hops <= 1) {
+        return None;
+    }
+    let mut question = question(tuple, skb.ifindex());
+    question.__bindgen_anon_1.tot_len = segment(skb, packet)?;
+    // An unknown neighbour is asked for by the kernel while the packet waits.
+    let known = matches!(ask_route(skb.context().cast(), &mut question), answer::SUCCESS | answer::NO_NEIGHBOUR);
+    (known && leads_outward(question.ifindex)).then_some(question)
+}
+
+/// Length on the wire of a packet, or of each of those that it stands for, from the network header on.
+#[inline(always)]
+fn segment<A>(skb: &Skb, packet: &Packet<A>) -> Option<u16> {
+    let size = skb.gso_size();
+    if size == 0 || packet.piece != Piece::Whole {
+        return Some(packet.length as u16);
+    }
+    let header = match packet.tuple.protocol {
+        TCP => usize::from(skb.load::<Tcp>(packet.l4)?.offset >> 4) * 4,
+        _ => 8,
+    };
+    Some((packet.l4.wrapping_sub(packet.l3) + header) as u16 + size as u16)
+}
+
+const TCP: u8 = Protocol::Tcp as u8;

@@ -88,7 +88,9 @@ macro_rules! slow_paths {
 
 slow_paths! {
     v4, V4,
-    open_external = "open_external_v4" (ifindex) scratch => report!(scratch, slow::open_external(&Kernel, scratch, ifindex));
+    begin_external = "begin_external_v4" (ifindex) scratch => report!(scratch, slow::begin_external(&Kernel, scratch, ifindex));
+    complete_external = "complete_external_v4" (way) scratch => report!(scratch, slow::complete_external(&Kernel, scratch, way));
+    turn = "turn_v4" () scratch => slow::turn(&Kernel, scratch).into();
     renew = "renew_v4" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
     translate_source = "translate_source_v4" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
     resolve_fragment = "resolve_fragment_v4" (marked) scratch => report!(scratch, slow::resolve_fragment(&Kernel, scratch, marked != 0));
@@ -105,7 +107,9 @@ slow_paths! {
 
 slow_paths! {
     v6, V6,
-    open_external = "open_external_v6" (ifindex) scratch => report!(scratch, slow::open_external(&Kernel, scratch, ifindex));
+    begin_external = "begin_external_v6" (ifindex) scratch => report!(scratch, slow::begin_external(&Kernel, scratch, ifindex));
+    complete_external = "complete_external_v6" (way) scratch => report!(scratch, slow::complete_external(&Kernel, scratch, way));
+    turn = "turn_v6" () scratch => slow::turn(&Kernel, scratch).into();
     renew = "renew_v6" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
     translate_source = "translate_source_v6" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
     resolve_fragment = "resolve_fragment_v6" (marked) scratch => report!(scratch, slow::resolve_fragment(&Kernel, scratch, marked != 0));
@@ -135,6 +139,30 @@ macro_rules! routes {
 routes! {
     route_v4: V4;
     route_v6: V6;
+}
+
+macro_rules! turns {
+    ($($around:ident, $onward:ident: $addr:ty;)+) => {$(
+        /// Turns the packet in the scratch around.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $around(context: *mut __sk_buff) -> i32 {
+            tc::around::<$addr>(&Skb::new(context))
+        }
+
+        /// See [`icmp::onward`].
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $onward(context: *mut __sk_buff) -> i32 {
+            let Some(scratch) = Env::<$addr>::scratch(&Kernel) else { return tc::SHOT };
+            icmp::onward(&Skb::new(context), &scratch.packet)
+        }
+    )+};
+}
+
+turns! {
+    around_v4, onward_v4: V4;
+    around_v6, onward_v6: V6;
 }
 
 macro_rules! answers {

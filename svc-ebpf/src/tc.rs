@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath::env::Env;
+use svc_common::datapath::scratch::Scratch;
 use svc_common::datapath::{Translation, slow, step};
 use svc_common::header::ether;
 use svc_common::net::{Protocol, V4, V6};
@@ -11,10 +12,11 @@ use svc_common::verdict::{Outcome, Reason};
 
 use crate::env::{Kernel, count_reason};
 use crate::globals;
+use crate::helpers::redirect_to_next_hop;
 use crate::packet::Skb;
 use crate::reject::{Answer, Back};
 use crate::rewrite::rewrite;
-use crate::route::Routed;
+use crate::route::{Hop, Routed, is_plain, way};
 
 /// The packet goes on: to the next program at this hook, and then its way.
 pub(crate) const NEXT: i32 = -1;
@@ -27,6 +29,15 @@ pub(crate) const OPEN: i32 = -2;
 /// The packet in the scratch has no ports: it may be an ICMP error, and else it is treated like a first one.
 const PORTLESS: i32 = -3;
 
+/// The packet in the scratch belongs to a connection whose packets are turned around.
+const TURN: i32 = -4;
+
+/// The packet in the scratch is to be turned around, and both its translations are there.
+const AROUND: i32 = -6;
+
+/// The ICMP error in the scratch has been translated at both ends and goes on at once.
+pub(crate) const ONWARD: i32 = -5;
+
 /// The functions of a family that take over where the one that has read the packet ends.
 #[derive(Clone, Copy)]
 pub(crate) struct Sequel {
@@ -34,20 +45,49 @@ pub(crate) struct Sequel {
     icmp: extern "C" fn(*mut __sk_buff, u32) -> i32,
     /// Opens a connection.
     open: extern "C" fn(*mut __sk_buff, u32) -> i32,
+    /// See [`slow::turn`].
+    turn: extern "C" fn() -> u32,
+    /// Turns a packet around.
+    around: extern "C" fn(*mut __sk_buff) -> i32,
+    /// Sends a translated ICMP error on.
+    onward: extern "C" fn(*mut __sk_buff) -> i32,
 }
 
 /// Those of IPv4.
-pub(crate) const V4_SEQUEL: Sequel = Sequel { icmp: crate::slow::icmp_v4, open: tc_open_v4 };
+pub(crate) const V4_SEQUEL: Sequel = Sequel {
+    icmp: crate::slow::icmp_v4,
+    open: tc_open_v4,
+    turn: crate::slow::v4::turn,
+    around: crate::slow::around_v4,
+    onward: crate::slow::onward_v4,
+};
 /// Those of IPv6.
-pub(crate) const V6_SEQUEL: Sequel = Sequel { icmp: crate::slow::icmp_v6, open: tc_open_v6 };
+pub(crate) const V6_SEQUEL: Sequel = Sequel {
+    icmp: crate::slow::icmp_v6,
+    open: tc_open_v6,
+    turn: crate::slow::v6::turn,
+    around: crate::slow::around_v6,
+    onward: crate::slow::onward_v6,
+};
 
-/// Finishes what a family's function has begun, if it has asked for that. `flags` are those of [`slow::open`]. Called
+/// Finishes what a family's function has begun, if it has asked for that. `flags`: [`flow::HOST_CLIENT`] at egress. Called
 /// when that function's stack is free again, since both do not fit at once.
 #[inline(always)]
 pub(crate) fn finish(action: i32, sequel: Sequel, skb: &Skb, flags: u16) -> i32 {
     let ingress = flags & flow::HOST_CLIENT == 0;
     let action = if action == PORTLESS { (sequel.icmp)(skb.context(), ingress.into()) } else { action };
-    if action == OPEN { (sequel.open)(skb.context(), flags.into()) } else { action }
+    let action = match action {
+        TURN if !ingress => action,
+        TURN if (sequel.turn)() != 0 => AROUND,
+        TURN => OPEN,
+        _ => action,
+    };
+    let action = if action == OPEN { (sequel.open)(skb.context(), flags.into()) } else { action };
+    match action {
+        AROUND if ingress => (sequel.around)(skb.context()),
+        ONWARD if ingress => (sequel.onward)(skb.context()),
+        _ => action,
+    }
 }
 
 /// Leaves a packet without ports to [`finish`].
@@ -63,7 +103,7 @@ where
 
 /// Opens the connection whose first packet is in the scratch, and does with the packet what follows.
 #[inline(always)]
-fn open<A: Answer + Routed>(skb: &Skb, flags: u16) -> i32
+fn open<A: Answer + Hop>(skb: &Skb, flags: u16) -> i32
 where
     Kernel: Env<A>,
 {
@@ -74,11 +114,53 @@ where
         count_reason(Reason::NotTransport);
         return NEXT;
     }
-    let result = slow::open(&Kernel, &mut scratch, skb.ifindex(), flags);
     let back = if flags & flow::HOST_CLIENT != 0 { Back::In } else { Back::Out };
-    match result {
+    match store(skb, &mut scratch, flags) {
+        Ok(()) if scratch.translation.steps & step::TURN != 0 => AROUND,
         Ok(()) => apply(skb, &scratch.packet, &scratch.translation),
         Err(reason) => conclude(skb, &scratch.packet, reason, back),
+    }
+}
+
+/// Chooses, finds the way if the packet may be turned around, and stores.
+#[inline(always)]
+fn store<A: Hop>(skb: &Skb, scratch: &mut Scratch<A>, flags: u16) -> Result<(), Reason>
+where
+    Kernel: Env<A>,
+{
+    let turned = flags & flow::HOST_CLIENT == 0 && is_plain(skb, &scratch.packet);
+    let flags = if turned { flags | flow::TURNED } else { flags };
+    slow::begin(&Kernel, scratch, skb.ifindex(), flags)?;
+    let mut out = 0;
+    if scratch.connection.flags & flow::TURNED != 0
+        && let Some(way) = way(skb, &scratch.packet, &scratch.connection.tuple(flow::MIDDLE))
+    {
+        out = way.ifindex;
+    }
+    slow::complete(&Kernel, scratch, out)
+}
+
+/// Turns the packet in the scratch around, or treats it like any other if that cannot be done.
+#[inline(always)]
+pub(crate) fn around<A: Hop>(skb: &Skb) -> i32
+where
+    Kernel: Env<A>,
+{
+    let Some(mut scratch) = Env::<A>::scratch(&Kernel) else { return SHOT };
+    let Some(way) = way(skb, &scratch.packet, &scratch.turned) else {
+        scratch.translation.steps &= !step::TURN;
+        return apply(skb, &scratch.packet, &scratch.translation);
+    };
+    let turned = rewrite(skb, &scratch.packet, &scratch.turned).and_then(|()| A::take(skb, ether::HEADER));
+    match turned {
+        Ok(()) => {
+            count_reason(Reason::TurnedAround);
+            redirect_to_next_hop(&way)
+        }
+        Err(reason) => {
+            count_reason(reason);
+            SHOT
+        }
     }
 }
 
@@ -128,6 +210,9 @@ where
 {
     if translation.steps & step::OPEN != 0 {
         return OPEN;
+    }
+    if translation.steps & step::TURN != 0 {
+        return TURN;
     }
     let mut reason = translation.reason;
     let mut action = NEXT;

@@ -1,28 +1,25 @@
-//! XDP on uplinks: what comes from outside for a backend on another node, and its replies, are turned around here.
+//! XDP on uplinks: what comes from outside for a backend on another node, and its replies, are turned around here. What
+//! of it cannot be (fragments, no neighbour yet, a tunnel on the way), TC turns around.
 
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
-use svc_common::checksum::Sum;
 use svc_common::datapath::env::Env;
-use svc_common::datapath::{self, Translation};
-use svc_common::header::{Ipv4, Ipv6, ether};
-use svc_common::net::{Protocol, V4, V6};
+use svc_common::datapath::{self, Translation, step};
+use svc_common::header::ether;
+use svc_common::net::Protocol;
 use svc_common::parse::{self, Frame as _, Packet};
 use svc_common::tables::device;
+use svc_common::tuple::Tuple;
 use svc_common::verdict::Reason;
 
 use crate::env::{Kernel, count_reason};
-use crate::globals;
 use crate::helpers::{ask_route, redirect};
 use crate::packet::Raw;
 use crate::rewrite::{put, rewrite};
-use crate::route::{Routed, answer, question};
+use crate::route::{Hop, answer, leads_outward, question};
 
 /// The program.
 #[inline(always)]
 pub(crate) fn run(frame: &Raw) -> u32 {
-    if !globals::external_fast_path() {
-        return XDP_PASS;
-    }
     match turn(frame) {
         Ok(action) => {
             count_reason(Reason::TurnedAround);
@@ -47,41 +44,6 @@ fn turn(frame: &Raw) -> Result<u32, Reason> {
     }
 }
 
-/// One hop less to live.
-pub(crate) trait Hop: Routed {
-    /// How many hops are left.
-    fn left(frame: &Raw) -> Option<u8>;
-    /// Writes one less.
-    fn take(frame: &Raw) -> Result<(), Reason>;
-}
-
-impl Hop for V4 {
-    #[inline(always)]
-    fn left(frame: &Raw) -> Option<u8> {
-        frame.load::<Ipv4>(ether::HEADER).map(|ip| ip.ttl)
-    }
-
-    #[inline(always)]
-    fn take(frame: &Raw) -> Result<(), Reason> {
-        let ip = frame.load::<Ipv4>(ether::HEADER).ok_or(Reason::CannotRewrite)?;
-        let change = Sum::ZERO.sub(u16::from_be_bytes([1, 0]).to_be().into());
-        put(frame, ether::HEADER, Ipv4 { ttl: ip.ttl - 1, checksum: change.update(ip.checksum), ..ip })
-    }
-}
-
-impl Hop for V6 {
-    #[inline(always)]
-    fn left(frame: &Raw) -> Option<u8> {
-        frame.load::<Ipv6>(ether::HEADER).map(|ip| ip.hop_limit)
-    }
-
-    #[inline(always)]
-    fn take(frame: &Raw) -> Result<(), Reason> {
-        let ip = frame.load::<Ipv6>(ether::HEADER).ok_or(Reason::CannotRewrite)?;
-        put(frame, ether::HEADER, Ipv6 { hop_limit: ip.hop_limit - 1, ..ip })
-    }
-}
-
 #[inline(always)]
 fn forward<A: Hop>(frame: &Raw, packet: &Packet<A>) -> Result<u32, Reason>
 where
@@ -91,13 +53,31 @@ where
         return Err(Reason::NotTransport);
     }
     let translation = datapath::xdp(&Kernel, packet, frame.ifindex())?;
+    if translation.steps & step::OPEN != 0 {
+        let translation = open(frame, &translation.tuple)?;
+        return send(frame, packet, &translation);
+    }
     send(frame, packet, &translation)
+}
+
+/// Stores the connection that waits in the scratch; `tuple` is that of client and backend.
+#[inline(always)]
+fn open<A: Hop>(frame: &Raw, tuple: &Tuple<A>) -> Result<Translation<A>, Reason>
+where
+    Kernel: Env<A>,
+{
+    let mut question = question(tuple, frame.ifindex());
+    let known = matches!(ask_route(frame.context().cast(), &mut question), answer::SUCCESS | answer::NO_NEIGHBOUR);
+    let way = if known && leads_outward(question.ifindex) { question.ifindex } else { 0 };
+    let mut scratch = Kernel.scratch().ok_or(Reason::LeftToStack)?;
+    Kernel.complete_external(&mut scratch, way)?;
+    Ok(scratch.translation)
 }
 
 /// Finds the next hop, and only then changes the packet: what has none is the stack's, as it came.
 #[inline(always)]
 fn send<A: Hop>(frame: &Raw, packet: &Packet<A>, translation: &Translation<A>) -> Result<u32, Reason> {
-    if A::left(frame).is_none_or(|hops| hops <= 1) {
+    if A::left(frame, ether::HEADER).is_none_or(|hops| hops <= 1) {
         return Err(Reason::LeftToStack);
     }
     let own = frame.ifindex();
@@ -109,12 +89,12 @@ fn send<A: Hop>(frame: &Raw, packet: &Packet<A>, translation: &Translation<A>) -
         _ => return Err(Reason::LeftToStack),
     }
     let out = question.ifindex;
-    // A device without a program of ours may not be able to send frames that do not come from its stack.
-    if out != own && Kernel.device_by_index(out).is_none_or(|device| device.flags & device::UPLINK == 0) {
+    // Not every device can send frames that do not come from the stack. TC can send by all.
+    if out != own && Kernel.device_by_index(out).is_none_or(|device| device.flags & device::XDP == 0) {
         return Err(Reason::LeftToStack);
     }
     rewrite(frame, packet, &translation.tuple)?;
-    A::take(frame)?;
+    A::take(frame, ether::HEADER)?;
     put(frame, 0, question.dmac)?;
     put(frame, 6, question.smac)?;
     Ok(if out == own { XDP_TX } else { redirect(out, false) as u32 })

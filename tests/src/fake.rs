@@ -119,6 +119,7 @@ pub fn empty_scratch<A: Family>() -> Box<Scratch<A>> {
         rule: Rule(0),
         set: SlotRange::default(),
         translation: Translation { tuple, steps: 0, reason: Reason::NotService },
+        turned: tuple,
         reason: Reason::NotService,
         reuse: false,
         key: tuple.key().0,

@@ -189,9 +189,9 @@ pub enum SocketLb {
 /// How traffic from outside for a backend on another node is turned around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FastPath {
-    /// XDP in the driver where it can be attached, else as `off`.
+    /// XDP in the driver where it can be attached, else TC.
     Auto,
-    /// XDP everywhere, in generic mode if the driver has none.
+    /// XDP everywhere, in generic mode if the driver has none; TC for what XDP cannot handle.
     Xdp,
     /// By redirect at TC.
     Tc,

@@ -3,16 +3,18 @@
 use std::os::fd::AsFd as _;
 
 use serde::Serialize;
-use svc_common::tables::MAPS;
+use svc_common::tables::{MAPS, device};
 use svc_common::verdict::{Outcome, Reason};
 
 use super::{Output, ShowArgs, out, show};
-use crate::datapath::{Maps, bpf, devices, links, maps, pins, probe};
+use crate::datapath::links::Links;
+use crate::datapath::{Hook, Maps, bpf, devices, links, maps, pins, probe};
 
 #[derive(Serialize)]
 struct Status {
     /// An agent runs; without one the datapath goes on with what it has.
     agent_running: bool,
+    devices: Vec<DeviceRow>,
     programs: Vec<Program>,
     tables: Vec<TableRow>,
     reasons: Vec<Count>,
@@ -26,6 +28,14 @@ struct Program {
     at: String,
     id: u32,
     tag: String,
+}
+
+#[derive(Serialize)]
+struct DeviceRow {
+    name: String,
+    index: u32,
+    /// How what comes from outside for another node is turned around; absent for devices that are no uplinks.
+    fast_path: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -50,6 +60,7 @@ pub(super) fn run(args: &ShowArgs) -> anyhow::Result<()> {
     let maps = Maps::open(&args.bpffs)?;
     let status = Status {
         agent_running: pins::is_held(&args.bpffs),
+        devices: device_rows(&maps, args)?,
         programs: programs(args)?,
         tables: tables(&maps)?,
         reasons: reasons(&maps)?,
@@ -63,6 +74,11 @@ pub(super) fn run(args: &ShowArgs) -> anyhow::Result<()> {
 fn print(status: &Status) -> anyhow::Result<()> {
     let agent = if status.agent_running { "runs" } else { "does not run; the datapath goes on with what it has" };
     out::line(format_args!("agent {agent}\n"))?;
+    let devices = status
+        .devices
+        .iter()
+        .map(|device| [device.name.clone(), device.index.to_string(), device.fast_path.unwrap_or_default().to_owned()]);
+    out::line(format_args!("{}\n", show::table(["DEVICE", "INDEX", "FAST PATH"], devices)))?;
     let programs = status
         .programs
         .iter()
@@ -77,6 +93,32 @@ fn print(status: &Status) -> anyhow::Result<()> {
         [count.packets.to_string(), count.outcome.to_owned(), count.reason.to_owned(), count.meaning.to_owned()]
     });
     out::line(show::table(["PACKETS", "OUTCOME", "REASON", "MEANING"], reasons))
+}
+
+fn device_rows(maps: &Maps, args: &ShowArgs) -> anyhow::Result<Vec<DeviceRow>> {
+    let links = links::list(&links::link_dir(&args.bpffs))?;
+    let mut entries = maps.devices.dump()?;
+    entries.sort_unstable_by_key(|(index, _)| *index);
+    let rows = entries.into_iter().map(|(index, entry)| {
+        let link = Links::device_link(Hook::XdpUplink, index);
+        let ours = links.iter().any(|(name, info)| *name == link && info.target == index);
+        let name = devices::name(index).unwrap_or_else(|| format!("device {index}"));
+        DeviceRow { name, index, fast_path: fast_path(entry.flags, ours) }
+    });
+    Ok(rows.collect())
+}
+
+/// `xdp`: an XDP program of ours hangs there.
+fn fast_path(flags: u32, xdp: bool) -> Option<&'static str> {
+    if flags & device::UPLINK == 0 {
+        return None;
+    }
+    Some(match xdp {
+        true if flags & device::XDP != 0 => "XDP in the driver",
+        true => "XDP, generic",
+        false if flags & device::TURN != 0 => "TC",
+        false => "off",
+    })
 }
 
 fn programs(args: &ShowArgs) -> anyhow::Result<Vec<Program>> {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,12 +13,15 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 use rtnetlink::{Handle, MulticastGroup};
 use svc_common::net::{Address as _, V4, V6};
 use svc_common::tables::{Device, device};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::links::XdpMode;
 use super::primary;
 use crate::plan::Detector;
 
@@ -85,6 +89,8 @@ pub struct Link {
     pub ethernet: bool,
     /// It is the loopback device.
     pub loopback: bool,
+    /// What runs an XDP program of the device, if it has one.
+    pub xdp: Option<XdpMode>,
 }
 
 /// An address as netlink describes it.
@@ -103,13 +109,14 @@ pub struct Bound {
 pub struct Selection {
     patterns: Vec<String>,
     detector: Detector,
+    turns: bool,
 }
 
 impl Selection {
-    /// From `--devices` and the detector flags.
-    pub fn new(patterns: &[String], detector: Detector) -> Self {
+    /// From `--devices` and the detector flags. `turns`: connections from outside may be turned around.
+    pub fn new(patterns: &[String], detector: Detector, turns: bool) -> Self {
         let patterns = patterns.iter().map(|pattern| pattern.trim().to_owned()).filter(|p| !p.is_empty()).collect();
-        Self { patterns, detector }
+        Self { patterns, detector, turns }
     }
 
     /// The last pattern that matches decides.
@@ -207,6 +214,17 @@ pub fn classify(links: &[Link], addresses: &[Bound], outgoing: [Option<IpAddr>; 
         if role == Role::Uplink {
             flags |= device::UPLINK;
         }
+        if link.ethernet && matches!(role, Role::Uplink | Role::Tunnel) {
+            flags |= device::OUTWARD;
+            if role == Role::Uplink && selection.turns {
+                flags |= device::TURN;
+            }
+        }
+        flags |= match link.xdp {
+            Some(XdpMode::Driver) => device::XDP,
+            Some(XdpMode::Generic) => device::XDP_GENERIC,
+            None => 0,
+        };
         let bridge = bridge.map(|bridge| bridge.index);
         let own = |v4| source(Some(link.index), v4).or_else(|| source(bridge, v4));
         let entry = Device {
@@ -231,6 +249,7 @@ pub fn classify(links: &[Link], addresses: &[Bound], outgoing: [Option<IpAddr>; 
 pub struct Watch {
     /// The present picture; changes are announced.
     pub network: watch::Receiver<Network>,
+    again: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -255,10 +274,17 @@ impl Watch {
         let connection = tokio::spawn(connection);
         let first = picture(&handle, &selection).await.context("cannot list the devices of this network namespace")?;
         let (sender, network) = watch::channel(first);
+        let again = Arc::new(Notify::new());
+        let asked = Arc::clone(&again);
         let task = tokio::spawn(async move {
-            while let Some((message, _)) = messages.next().await {
-                if is_other_route(&message) {
-                    continue;
+            loop {
+                tokio::select! {
+                    message = messages.next() => match message {
+                        Some((message, _)) if is_other_route(&message) => continue,
+                        Some(_) => {}
+                        None => break,
+                    },
+                    () = asked.notified() => {}
                 }
                 // A device comes with a burst of messages; one picture serves them all.
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -276,7 +302,12 @@ impl Watch {
             }
             connection.abort();
         });
-        Ok(Self { network, task })
+        Ok(Self { network, again, task })
+    }
+
+    /// Takes another picture: programs that are attached by a link are not announced.
+    pub fn look_again(&self) {
+        self.again.notify_one();
     }
 }
 
@@ -307,11 +338,13 @@ fn read_link(message: &LinkMessage) -> Link {
         kind: None,
         ethernet: matches!(layer, LinkLayerType::Ether | LinkLayerType::Loopback),
         loopback: layer == LinkLayerType::Loopback,
+        xdp: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::Xdp(xdp) => link.xdp = xdp.iter().find_map(mode),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.clone()),
@@ -322,6 +355,14 @@ fn read_link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn mode(xdp: &LinkXdp) -> Option<XdpMode> {
+    match xdp {
+        LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Multiple) => Some(XdpMode::Driver),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpMode::Generic),
+        _ => None,
+    }
 }
 
 fn read_address(message: &AddressMessage) -> Option<Bound> {
@@ -367,7 +408,7 @@ mod tests {
     use super::*;
 
     fn link(index: u32, name: &str, kind: Option<InfoKind>, master: Option<u32>) -> Link {
-        Link { index, name: name.into(), master, kind, ethernet: true, loopback: name == "lo" }
+        Link { index, name: name.into(), master, kind, ethernet: true, loopback: name == "lo", xdp: None }
     }
 
     fn bound(index: u32, addr: &str) -> Bound {
@@ -376,7 +417,7 @@ mod tests {
 
     fn selection(patterns: &[&str]) -> Selection {
         let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-        Selection::new(&patterns, Detector::BridgeInterface("cni0".into()))
+        Selection::new(&patterns, Detector::BridgeInterface("cni0".into()), true)
     }
 
     fn node() -> Vec<Link> {

@@ -105,8 +105,6 @@ pub struct Globals {
     pub hz: u32,
     /// Bit of the packet mark that asks for source translation.
     pub mark: u32,
-    /// XDP turns packets around.
-    pub external_fast_path: bool,
     /// The host's network namespace.
     pub netns_cookie: u64,
     /// Socket programs serve the sockets of pods too.
@@ -153,7 +151,6 @@ impl Programs {
         let words = [
             ("HZ", &globals.hz),
             ("MARK", &globals.mark),
-            ("EXTERNAL_FAST_PATH", switch(globals.external_fast_path)),
             ("SOCKET_ALL", switch(globals.socket_all)),
             ("CAN_REFUSE", switch(probe::has_set_retval())),
         ];

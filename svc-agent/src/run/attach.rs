@@ -35,7 +35,6 @@ impl Attachments {
         let globals = Globals {
             hz: probe::ticks_per_second().context("cannot find out the length of a tick")?,
             mark: flags.masquerade_mark(),
-            external_fast_path: xdp,
             netns_cookie: probe::netns_cookie().context("cannot find out the cookie of this network namespace")?,
             socket_all: flags.socket_lb == SocketLb::All,
         };
@@ -80,8 +79,9 @@ impl Attachments {
         Ok(())
     }
 
-    /// Brings the attachments up to date with the devices that are there.
-    pub(super) fn serve(&mut self, maps: &Maps, devices: &BTreeMap<u32, Served>) {
+    /// Brings the attachments up to date with the devices that are there. Whether an XDP program is new on one.
+    pub(super) fn serve(&mut self, maps: &Maps, devices: &BTreeMap<u32, Served>) -> bool {
+        let mut changed = false;
         let gone: Vec<u32> = self.served.keys().filter(|index| !devices.contains_key(index)).copied().collect();
         for index in gone {
             self.served.remove(&index);
@@ -101,39 +101,40 @@ impl Attachments {
             if let Err(error) = maps.devices.set(index, &served.entry) {
                 self.say(format!("cannot write device {}: {error}", served.name));
             }
-            if !self.served.contains_key(index) && !self.attach(*index, served) {
-                continue;
+            if !self.served.contains_key(index) {
+                let Some(xdp) = self.attach(*index, served) else { continue };
+                changed |= xdp;
             }
             self.served.insert(*index, served.entry);
         }
+        changed
     }
 
-    /// Puts the programs on one device; `false` if it has to be tried again.
-    fn attach(&mut self, index: u32, served: &Served) -> bool {
+    /// Puts the programs on one device, and says whether XDP is among them; `None` if it has to be tried again.
+    fn attach(&mut self, index: u32, served: &Served) -> Option<bool> {
         for hook in [Hook::TcIngress, Hook::TcEgress] {
             match self.links.attach_tc(&mut self.programs, hook, index, &served.name) {
                 Ok(attached) => log(attached, hook, served),
                 Err(error) => {
                     self.say(format!("{error:#}"));
-                    return false;
+                    return None;
                 }
             }
             self.wanted.insert(Links::device_link(hook, index));
         }
-        self.attach_xdp(index, served);
-        true
+        Some(self.attach_xdp(index, served))
     }
 
-    fn attach_xdp(&mut self, index: u32, served: &Served) {
+    fn attach_xdp(&mut self, index: u32, served: &Served) -> bool {
         let modes: &[XdpMode] = match self.fast_path {
             // A virtual device may hand over packets without a checksum, which must not go back to a wire as they are.
             FastPath::Auto if served.hardware => &[XdpMode::Driver],
             FastPath::Xdp => &[XdpMode::Driver, XdpMode::Generic],
-            FastPath::Auto | FastPath::Tc | FastPath::Off => return,
+            FastPath::Auto | FastPath::Tc | FastPath::Off => return false,
         };
         let usable = self.loaded.contains(&Hook::XdpUplink) && served.role == Role::Uplink;
         if !usable || served.entry.flags & device::LAYER3 != 0 {
-            return;
+            return false;
         }
         let mut failures = Vec::new();
         for mode in modes {
@@ -141,13 +142,14 @@ impl Attachments {
                 Ok(attached) => {
                     log(attached, Hook::XdpUplink, served);
                     self.wanted.insert(Links::device_link(Hook::XdpUplink, index));
-                    return;
+                    return true;
                 }
                 Err(error) => failures.push(format!("{mode:?}: {error:#}")),
             }
         }
         let failures = failures.join("; ");
-        self.say(format!("no XDP on {}, its traffic goes through the stack ({failures})", served.name));
+        self.say(format!("no XDP on {}: TC turns around what comes from outside ({failures})", served.name));
+        false
     }
 
     /// Takes away what an earlier agent with other flags has attached, and pins of devices that are gone.

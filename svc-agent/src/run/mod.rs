@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::apply::{self, Applier, Sink as _};
-use crate::cli::flags::{Flags, SourceFlag};
+use crate::cli::flags::{FastPath, Flags, SourceFlag};
 use crate::datapath::devices::{Selection, Watch};
 use crate::datapath::gc::Collection;
 use crate::datapath::{Maps, Writer, maps, pins, ports};
@@ -84,7 +84,8 @@ impl Agent {
         let (sender, mut events) = mpsc::channel(16);
         let mut source = tokio::spawn(watch_source(flags.clone(), Arc::clone(&observer.contact), sender));
         let options = flags.options()?;
-        let selection = Selection::new(&flags.devices, options.detector.clone());
+        let selection =
+            Selection::new(&flags.devices, options.detector.clone(), flags.external_fast_path != FastPath::Off);
         let mut watch = Watch::start(selection).await?;
         let applier = Applier::restore(maps.capacity(), &maps.present()?);
         let snat_ports = (flags.snat_port_range.first, flags.snat_port_range.last);
@@ -169,7 +170,9 @@ impl Agent {
         let network = watch.network.borrow_and_update().clone();
         let devices = network.devices.iter().map(|(index, served)| (*index, served.entry)).collect();
         if let Some((attachments, _)) = &mut self.programs {
-            attachments.serve(&self.maps, &network.devices);
+            if attachments.serve(&self.maps, &network.devices) {
+                watch.look_again();
+            }
         }
         self.engine.set_devices(devices);
         self.engine.set_addresses(network.addresses);

@@ -177,12 +177,20 @@ pub trait Env<A: Family> {
         slow::open(self, scratch, ifindex, flags)
     }
 
-    /// Runs [`slow::open_external`].
-    fn open_external(&self, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason>
+    /// Runs [`slow::begin_external`].
+    fn begin_external(&self, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason>
     where
         Self: Sized,
     {
-        slow::open_external(self, scratch, ifindex)
+        slow::begin_external(self, scratch, ifindex)
+    }
+
+    /// Runs [`slow::complete_external`].
+    fn complete_external(&self, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason>
+    where
+        Self: Sized,
+    {
+        slow::complete_external(self, scratch, way)
     }
 
     /// Runs [`slow::renew`].

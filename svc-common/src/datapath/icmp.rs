@@ -11,6 +11,7 @@ use crate::verdict::Reason;
 
 use super::env::{Env, Family, FlowEntry as _};
 use super::step;
+use super::turn::is_turned_at_all;
 
 /// What an ICMP error becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub struct ErrorTranslation<A> {
 
 /// An error about `quoted`, sent from `source` to `destination`, arrives by a device (`ingress`) or leaves by one.
 /// `marked` as in [`super::egress`].
+///
+/// An error about a connection whose packets are turned around is translated at both ends at once, and asks for
+/// [`step::TURN`]: connection tracking would not know what it is about.
 #[inline(always)]
 pub fn translate<A: Family, E: Env<A>>(
     env: &E,
@@ -39,6 +43,7 @@ pub fn translate<A: Family, E: Env<A>>(
     let entry = env.flow(&key).ok_or(Reason::IcmpUnrelated)?.get();
     // Whether the quoted packet went from client to backend; the error then goes to the client.
     let request = (entry.flags & flow::LOW != 0) == from_low;
+    let turned = ingress && is_turned_at_all(&entry);
     let host = entry.flags & flow::HOST_CLIENT != 0;
     let first = End::new(entry.first, entry.first_port);
     let second = End::new(entry.second, entry.second_port);
@@ -49,7 +54,7 @@ pub fn translate<A: Family, E: Env<A>>(
         (flow::BACKEND, true, true) => {
             new.quoted.source = first;
             new.destination = first.addr;
-            if host {
+            if host || turned {
                 let client_port = if entry.client_port == Port::NONE { first.port } else { entry.client_port };
                 new.quoted.source.port = client_port;
                 new.quoted.destination = second;
@@ -75,7 +80,12 @@ pub fn translate<A: Family, E: Env<A>>(
             if entry.client_port != Port::NONE {
                 new.quoted.destination.port = entry.client_port;
             }
-            if entry.flags & flow::SNAT != 0 {
+            if turned {
+                new.quoted.destination = second;
+                if source == quoted.destination.addr {
+                    new.source = second.addr;
+                }
+            } else if entry.flags & flow::SNAT != 0 {
                 new.steps = step::MARK;
             }
         }
@@ -87,6 +97,9 @@ pub fn translate<A: Family, E: Env<A>>(
             new.steps = step::UNMARK;
         }
         _ => return Err(Reason::Transit),
+    }
+    if turned {
+        new.steps |= step::TURN;
     }
     Ok(new)
 }

@@ -15,6 +15,7 @@ pub mod scratch;
 pub mod select;
 pub mod slow;
 pub mod socket;
+mod turn;
 mod xdp;
 
 use crate::net::Port;
@@ -49,6 +50,9 @@ pub mod step {
     /// Nothing is translated yet: the packet is the first of a connection and waits in the scratch. Only an environment
     /// whose [`super::env::Env::open`] puts the opening off says so.
     pub const OPEN: u8 = 1 << 3;
+    /// The connection's packets are turned around. What arrives for one that exists waits in the scratch for
+    /// [`slow::turn`](super::slow::turn); what opens one has both its translations there.
+    pub const TURN: u8 = 1 << 4;
 }
 
 /// A packet arrives by a device, at TC.
@@ -61,6 +65,9 @@ pub fn ingress<A: Family, E: Env<A>>(env: &E, packet: &mut Packet<A>, ifindex: u
     if let Some(place) = env.flow(&key) {
         let entry = place.get();
         let request = (entry.flags & flow::LOW != 0) == from_low;
+        if turn::is_turned(&entry, request) {
+            return turn::offer(env, packet, &key, &entry);
+        }
         match (entry.role, request) {
             (flow::CLIENT, true) => {
                 if let Some(translation) = request_at_client(env, packet, &key, &entry) {
@@ -180,13 +187,19 @@ fn request_at_client<A: Family, E: Env<A>>(
         return None;
     }
     env.count_packet(entry.service, true, packet.length);
+    Some(request_to_backend(packet, entry))
+}
+
+/// Client to service: the destination becomes the backend.
+#[inline(always)]
+fn request_to_backend<A: Family>(packet: &Packet<A>, entry: &Flow<A>) -> Translation<A> {
     let mut tuple = packet.tuple;
     tuple.destination = End::new(entry.first, entry.first_port);
     if entry.client_port != Port::NONE {
         tuple.source.port = entry.client_port;
     }
     let steps = if entry.flags & flow::SNAT != 0 { step::MARK } else { 0 };
-    Some(Translation { tuple, steps, reason: Reason::Translated })
+    Translation { tuple, steps, reason: Reason::Translated }
 }
 
 /// Notes and counts a reply that has reached the client's boundary.

@@ -1,7 +1,7 @@
 //! The first packet of a connection.
 
 use crate::parse::event;
-use crate::tables::{Frontend, backend, flow};
+use crate::tables::{Frontend, backend, device, flow};
 use crate::tuple::End;
 use crate::verdict::Reason;
 
@@ -13,13 +13,42 @@ use super::{Translation, classify, conntrack, select, step};
 /// in `scratch`.
 ///
 /// In steps that are called one after another and not one inside the other, so that their stacks do not add up.
-/// `flags` are those of the new flow: [`flow::HOST_CLIENT`] at egress, none at ingress.
+/// `flags` are those of the new flow: [`flow::HOST_CLIENT`] at egress, [`flow::TURNED`] where it can be turned around.
 #[inline(always)]
 pub fn open<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32, flags: u16) -> Result<(), Reason> {
+    begin(env, scratch, ifindex, flags)?;
+    complete(env, scratch, 0)
+}
+
+/// The first half of [`open`]: the connection, not yet stored. If it has [`flow::TURNED`], the caller finds out by which
+/// device the way from client to backend leads.
+#[inline(always)]
+pub fn begin<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32, flags: u16) -> Result<(), Reason> {
     env.find(scratch, ifindex)?;
-    env.choose(scratch, ifindex, flags)?;
+    env.choose(scratch, ifindex, flags)
+}
+
+/// The second half. `way`: the device by which what is turned around leaves; its address is what the backend sees. 0:
+/// it cannot be turned around.
+#[inline(always)]
+pub fn complete<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason> {
+    store(env, scratch, way)?;
+    env.count_packet(scratch.connection.service_id, true, scratch.packet.length);
+    Ok(())
+}
+
+/// Stores the connection in `scratch` and leaves its translation there.
+#[inline(always)]
+fn store<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason> {
+    if scratch.connection.flags & flow::TURNED != 0 {
+        if way == 0 {
+            scratch.connection.flags &= !flow::TURNED;
+        } else {
+            scratch.connection.node.addr = node_address(env, way)?;
+        }
+    }
     conntrack::establish(env, scratch)?;
-    finish(env, scratch);
+    finish(scratch);
     Ok(())
 }
 
@@ -40,40 +69,55 @@ pub fn find<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u3
 
 /// The translation of the first packet.
 #[inline(always)]
-fn finish<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) {
+fn finish<A: Family>(scratch: &mut Scratch<A>) {
     let connection = &scratch.connection;
-    env.count_packet(connection.service_id, true, scratch.packet.length);
     let mark = if connection.flags & flow::SNAT != 0 { step::MARK } else { 0 };
     let route = if connection.flags & flow::HOST_CLIENT != 0 { step::ROUTE } else { 0 };
+    // Another CPU may have stored the same connection without that.
+    let turned = connection.flags & flow::TURNED != 0 && connection.node.is_set();
+    let turn = if turned { step::TURN } else { 0 };
     scratch.translation =
-        Translation { tuple: connection.tuple(flow::MIDDLE), steps: mark | route, reason: Reason::Opened };
+        Translation { tuple: connection.tuple(flow::MIDDLE), steps: mark | route | turn, reason: Reason::Opened };
+    scratch.turned = connection.tuple(flow::BACKEND);
 }
 
-/// The same at XDP, for frontends that the outside can reach; all others are TC's. A connection to a backend elsewhere
-/// whose source is translated has [`flow::TURNED`] and all its entries; others have the entries that TC would make.
+/// The first half of opening at XDP, for frontends that the outside can reach; all others are TC's. Leaves the way from
+/// client to backend as translation in `scratch`.
 ///
-/// What ends without a connection is left to TC as well, where it ends in the same way, is counted and is answered.
+/// The connection to a backend that is to be reached through the stack is stored as TC would, so that the choice stays
+/// uniform, and left to it. What ends without a connection is left to TC as well, where it ends in the same way, is
+/// counted and is answered.
 #[inline(always)]
-pub fn open_external<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason> {
+pub fn begin_external<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason> {
     let found = env.find(scratch, ifindex).is_ok() && scratch.frontend.has(Frontend::EXTERNAL);
     if !found || env.choose(scratch, ifindex, flow::TURNED).is_err() {
         return Err(Reason::LeftToStack);
     }
-    conntrack::establish(env, scratch)?;
-    let connection = &scratch.connection;
-    if connection.flags & flow::TURNED == 0 || !connection.node.is_set() {
+    if scratch.connection.flags & flow::TURNED == 0 {
+        store(env, scratch, 0)?;
         return Err(Reason::LeftToStack);
     }
-    env.count_packet(connection.service_id, true, scratch.packet.length);
-    scratch.translation =
-        Translation { tuple: connection.tuple(flow::BACKEND), steps: 0, reason: Reason::TurnedAround };
+    let tuple = scratch.connection.tuple(flow::MIDDLE);
+    scratch.translation = Translation { tuple, steps: step::OPEN, reason: Reason::Opened };
+    Ok(())
+}
+
+/// The second half, with the translation of a packet that is turned around. `way` as for [`complete`].
+#[inline(always)]
+pub fn complete_external<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason> {
+    store(env, scratch, way)?;
+    if scratch.translation.steps & step::TURN == 0 {
+        return Err(Reason::LeftToStack);
+    }
+    env.count_packet(scratch.connection.service_id, true, scratch.packet.length);
+    scratch.translation = Translation { tuple: scratch.turned, steps: 0, reason: Reason::TurnedAround };
     Ok(())
 }
 
 /// Writes the connection that the packet opens to `scratch`; it is not stored yet.
 ///
-/// With [`flow::TURNED`] asked for, a connection to a backend elsewhere whose source is translated gets it, and the
-/// address of its node's end; others lose it.
+/// With [`flow::TURNED`] asked for, a connection from outside to a backend elsewhere whose source is translated gets it;
+/// others lose it.
 #[inline(always)]
 pub fn choose<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32, flags: u16) -> Result<(), Reason> {
     let Scratch { packet, connection, frontend, sender, rule, set, .. } = scratch;
@@ -96,9 +140,8 @@ pub fn choose<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: 
     connection.protocol = tuple.protocol;
     connection.state = flow::REQUESTED;
     if flags & flow::TURNED != 0 {
-        if snat && !local {
-            connection.node.addr = node_address(env, ifindex)?;
-        } else {
+        let turns = || env.device(ifindex).is_some_and(|device| device.flags & device::TURN != 0);
+        if !snat || local || !frontend.has(Frontend::EXTERNAL) || !turns() {
             connection.flags &= !flow::TURNED;
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::parse::Packet;
 use crate::tables::{Flow, FlowKey, Frontend, Rule, Sender, SlotRange};
+use crate::tuple::Tuple;
 use crate::verdict::Reason;
 
 use super::Translation;
@@ -24,6 +25,8 @@ pub struct Scratch<A> {
     pub set: SlotRange,
     /// The result, unless there is none:
     pub translation: Translation<A>,
+    /// what the packet becomes instead if it can be turned around, or
+    pub turned: Tuple<A>,
     /// why there is none.
     pub reason: Reason,
     /// A key may be taken from a connection that is over.

@@ -6,4 +6,5 @@
 
 pub use super::conntrack::{judge, keep, renew, reserve};
 pub use super::fragment::resolve as resolve_fragment;
-pub use super::open::{choose, find, open, open_external, read, translate_source};
+pub use super::open::{begin, begin_external, choose, complete, complete_external, find, open, read, translate_source};
+pub use super::turn::turn;

@@ -1,15 +1,17 @@
-//! The exception to the rule of place: what comes from outside for a backend elsewhere is turned around at XDP.
+//! What XDP turns around: every packet that it can handle of the connections that [`super::turn`] is about.
 
-use crate::net::Port;
 use crate::parse::{Packet, Piece};
-use crate::tables::{Flow, flow};
-use crate::tuple::{End, Tuple};
+use crate::tables::flow;
 use crate::verdict::Reason;
 
 use super::env::{Env, Family, FlowEntry as _};
+use super::turn::{both_ends, is_turned};
 use super::{Translation, classify, conntrack, renew};
 
 /// A packet arrives by an uplink, at XDP. Everything but flows of the fast path is left to TC.
+///
+/// With [`super::step::OPEN`] the connection in the scratch is not stored yet: the caller asks for the way of the tuple and
+/// calls [`Env::complete_external`].
 #[inline(always)]
 pub fn xdp<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>, ifindex: u32) -> Result<Translation<A>, Reason> {
     if packet.piece != Piece::Whole {
@@ -22,17 +24,13 @@ pub fn xdp<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>, ifindex: u32) -> R
         }
         let mut scratch = env.scratch().ok_or(Reason::LeftToStack)?;
         scratch.packet = *packet;
-        env.open_external(&mut scratch, ifindex)?;
+        env.begin_external(&mut scratch, ifindex)?;
         return Ok(scratch.translation);
     };
     let entry = place.get();
     let request = (entry.flags & flow::LOW != 0) == from_low;
-    if entry.flags & flow::TURNED == 0 || entry.second_port == Port::NONE {
+    if !is_turned(&entry, request) {
         return Err(Reason::LeftToStack);
-    }
-    match (entry.role, request) {
-        (flow::CLIENT, true) | (flow::BACKEND, false) => {}
-        _ => return Err(Reason::LeftToStack),
     }
     if !conntrack::is_fresh(env, &entry, packet.event, request) && !renew(env, &key, packet.event, request) {
         // Over and retired: TC begins the next one. Rare enough not to need the fast path.
@@ -41,20 +39,4 @@ pub fn xdp<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>, ifindex: u32) -> R
     // The few packets that find no next hop are counted once more at TC.
     env.count_packet(entry.service, request, packet.length);
     Ok(Translation { tuple: both_ends(packet, &entry, request), steps: 0, reason: Reason::TurnedAround })
-}
-
-/// Both ends rewritten at once.
-#[inline(always)]
-fn both_ends<A: Family>(packet: &Packet<A>, entry: &Flow<A>, request: bool) -> Tuple<A> {
-    let first = End::new(entry.first, entry.first_port);
-    let second = End::new(entry.second, entry.second_port);
-    if request {
-        Tuple { source: second, destination: first, protocol: packet.tuple.protocol }
-    } else {
-        let mut client = first;
-        if entry.client_port != Port::NONE {
-            client.port = entry.client_port;
-        }
-        Tuple { source: second, destination: client, protocol: packet.tuple.protocol }
-    }
 }

@@ -82,7 +82,8 @@ pub mod flow {
     pub const HOST_CLIENT: u16 = 1 << 1;
     /// The initiating end (client, or node in the backend view) is the lower end of the key.
     pub const LOW: u16 = 1 << 2;
-    /// Made at XDP for a remote backend: XDP rewrites both ends at once and turns the packet around.
+    /// From a client outside to a backend on another node, by way of an uplink: both ends are rewritten at once and the
+    /// packet is turned around, at XDP or TC, as soon as the source is translated (`second` is set).
     pub const TURNED: u16 = 1 << 3;
 }
 

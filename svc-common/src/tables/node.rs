@@ -44,8 +44,16 @@ pub mod device {
     pub const POD: u32 = 1 << 0;
     /// Packets have no Ethernet header (tun, ipip, wireguard).
     pub const LAYER3: u32 = 1 << 1;
-    /// An uplink: XDP may turn packets around here.
+    /// An uplink.
     pub const UPLINK: u32 = 1 << 2;
+    /// Connections from outside that arrive here and whose backend is on another node are turned around.
+    pub const TURN: u32 = 1 << 3;
+    /// Leads to other nodes, by Ethernet frames: what is turned around may leave here.
+    pub const OUTWARD: u32 = 1 << 4;
+    /// An XDP program runs in the device's driver. Only such a device is sure to send what XDP hands over to it.
+    pub const XDP: u32 = 1 << 5;
+    /// An XDP program runs here, but the stack runs it.
+    pub const XDP_GENERIC: u32 = 1 << 6;
 }
 
 /// An address and a mask: matches what is equal under the mask.

@@ -98,13 +98,7 @@ const BACKEND_PORT: u16 = 8080;
 
 impl Bench {
     fn new(services: u32) -> Result<Self> {
-        let globals = Globals {
-            hz: probe::ticks_per_second()?,
-            mark: 0x4000,
-            external_fast_path: true,
-            netns_cookie: 0,
-            socket_all: true,
-        };
+        let globals = Globals { hz: probe::ticks_per_second()?, mark: 0x4000, netns_cookie: 0, socket_all: true };
         let sizes = Sizes { services: services.max(1000), endpoints: 1000, flows: 100_000 };
         let hooks = [Hook::TcIngress, Hook::TcEgress, Hook::XdpUplink];
         let (programs, maps) = Programs::load_private(sizes, &globals, &hooks)?;

@@ -26,6 +26,8 @@ pub struct Node {
     next_backend: u32,
     next_slot: u32,
     reasons: Vec<u64>,
+    /// By which packets arrive.
+    device: u32,
 }
 
 /// How a packet ended.
@@ -57,7 +59,7 @@ impl Node {
     /// A node with addresses 192.0.2.1 and 2001:db8::1, pods in 10.1.0.0/16 and fd01::/16, and no Service.
     pub fn new() -> Self {
         let sizes = Sizes { services: 100, endpoints: 1000, flows: 10_000 };
-        let globals = Globals { hz: 250, mark: MARK, external_fast_path: true, netns_cookie: 0, socket_all: false };
+        let globals = Globals { hz: 250, mark: MARK, netns_cookie: 0, socket_all: false };
         let hooks = [Hook::TcIngress, Hook::TcEgress, Hook::XdpUplink, Hook::Gc];
         let (programs, maps) = Programs::load_private(sizes, &globals, &hooks).expect("the programs load");
         let primary_v4 = V4::new([192, 0, 2, 1].into());
@@ -79,7 +81,7 @@ impl Node {
         maps.pod_prefixes_v6.set(&pods, &1).expect("prefix");
         let uplink = Device { flags: device::UPLINK, source_v4: primary_v4, source_v6: primary_v6 };
         maps.devices.set(&DEVICE, &uplink).expect("device");
-        Self { programs, maps, next_backend: 1, next_slot: 0, reasons: vec![0; Reason::ALL.len()] }
+        Self { programs, maps, next_backend: 1, next_slot: 0, reasons: vec![0; Reason::ALL.len()], device: DEVICE }
     }
 
     /// A Service at `address` with these endpoints; `rules` by pod, host and others.
@@ -155,14 +157,19 @@ impl Node {
         self.maps.filter.set(&index, &(word | bit)).expect("filter");
     }
 
+    /// From now on packets arrive by this device.
+    pub fn arrive_by(&mut self, index: u32) {
+        self.device = index;
+    }
+
     /// A packet arrives by a device.
     pub fn ingress(&mut self, frame: &Frame) -> Ended {
-        self.run(Hook::TcIngress, &frame.bytes(), 0, DEVICE)
+        self.run(Hook::TcIngress, &frame.bytes(), 0, self.device)
     }
 
     /// A forwarded packet leaves by a device.
     pub fn egress(&mut self, before: &Ended) -> Ended {
-        self.run(Hook::TcEgress, &before.bytes, before.mark, DEVICE)
+        self.run(Hook::TcEgress, &before.bytes, before.mark, self.device)
     }
 
     /// A frame arrives by an uplink.
@@ -172,17 +179,32 @@ impl Node {
 
     /// Runs a program on bytes; `came_by` is the device by which a forwarded packet has arrived, 0 for the host's own.
     pub fn run(&mut self, hook: Hook, bytes: &[u8], mark: u32, came_by: u32) -> Ended {
+        self.run_segments(hook, bytes, mark, came_by, 0)
+    }
+
+    /// The same for a packet that stands for several, each with a payload of `segment` bytes.
+    pub fn run_segments(&mut self, hook: Hook, bytes: &[u8], mark: u32, came_by: u32, segment: u32) -> Ended {
         let mut context = [0u8; 192];
+        context[176..180].copy_from_slice(&segment.to_ne_bytes());
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[36..40].copy_from_slice(&came_by.to_ne_bytes());
-        context[40..44].copy_from_slice(&DEVICE.to_ne_bytes());
+        context[40..44].copy_from_slice(&self.device.to_ne_bytes());
         let mut after = [0u8; 192];
         let mut out = vec![0u8; 4096];
         let xdp = hook == Hook::XdpUplink;
+        let mut frame_context = [0u8; 24];
+        frame_context[4..8].copy_from_slice(&(bytes.len() as u32).to_ne_bytes());
+        frame_context[12..16].copy_from_slice(&self.device.to_ne_bytes());
+        let given: &[u8] = match (xdp, self.device) {
+            (false, _) => &context,
+            // The loopback device is what a test run uses by itself.
+            (true, DEVICE) => &[],
+            (true, _) => &frame_context,
+        };
         let run = TestRun {
             data_in: bytes,
             data_out: &mut out,
-            context_in: if xdp { &[] } else { &context },
+            context_in: given,
             context_out: if xdp { &mut [] } else { &mut after },
             repeat: 1,
         };

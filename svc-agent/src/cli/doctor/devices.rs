@@ -10,7 +10,8 @@ use crate::datapath::devices::{Role, Selection, Served, Watch};
 use crate::datapath::{Hook, probe};
 
 pub(super) async fn examine(flags: &Flags, report: &mut Report) -> anyhow::Result<BTreeMap<u32, Served>> {
-    let selection = Selection::new(&flags.devices, flags.options()?.detector);
+    let selection =
+        Selection::new(&flags.devices, flags.options()?.detector, flags.external_fast_path != FastPath::Off);
     let watch = Watch::start(selection).await?;
     let served = watch.network.borrow().devices.clone();
     if served.is_empty() {
@@ -30,10 +31,11 @@ pub(super) async fn examine(flags: &Flags, report: &mut Report) -> anyhow::Resul
 
 fn xdp(flags: &Flags, device: &Served) -> &'static str {
     match flags.external_fast_path {
-        FastPath::Xdp => "XDP in the driver if it can, else generic",
-        FastPath::Auto if device.hardware => "XDP in the driver if it can, else through the stack",
-        FastPath::Auto => "through the stack (a virtual device; --external-fast-path xdp uses XDP all the same)",
-        FastPath::Tc | FastPath::Off => "through the stack",
+        FastPath::Xdp => "from outside by XDP, in the driver if it can, else generic",
+        FastPath::Auto if device.hardware => "from outside by XDP in the driver if it can, else by TC",
+        FastPath::Auto => "from outside by TC (a virtual device; --external-fast-path xdp uses XDP all the same)",
+        FastPath::Tc => "from outside by TC",
+        FastPath::Off => "from outside through the stack",
     }
 }
 
@@ -59,7 +61,7 @@ fn others(index: u32, device: &Served, report: &mut Report) {
     if !strangers.is_empty() && device.role == Role::Uplink {
         report.warn(
             format!("device {}", device.name),
-            format!("XDP is taken by {}: traffic from outside goes through the stack", strangers.join(", ")),
+            format!("XDP is taken by {}: what comes from outside is turned around at TC", strangers.join(", ")),
         );
     }
 }

@@ -54,13 +54,8 @@ fn sockets(flags: &Flags, report: &mut Report) {
 
 /// Whether the verifier of this kernel accepts the programs, on tables of their own.
 fn programs(report: &mut Report) {
-    let globals = Globals {
-        hz: probe::ticks_per_second().unwrap_or(250),
-        mark: 0x4000,
-        external_fast_path: true,
-        netns_cookie: 0,
-        socket_all: true,
-    };
+    let globals =
+        Globals { hz: probe::ticks_per_second().unwrap_or(250), mark: 0x4000, netns_cookie: 0, socket_all: true };
     let sizes = Sizes { services: 1, endpoints: 1, flows: 1 };
     let mut refused = 0;
     for hook in Hook::ALL {

@@ -77,7 +77,6 @@ impl Machine {
         let globals = datapath::Globals {
             hz: probe::ticks_per_second()?,
             mark: flags.masquerade_mark(),
-            external_fast_path: false,
             netns_cookie: 0,
             socket_all: true,
         };
