@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::place::{Job, Place};
 use super::{Node, tool, topology};
@@ -16,6 +17,7 @@ pub struct Agent {
     program: PathBuf,
     args: Vec<String>,
     log: PathBuf,
+    bpffs: String,
     job: Job,
 }
 
@@ -36,7 +38,15 @@ impl Agent {
         }
         args.extend_from_slice(more);
         let job = node.place.spawn(&program, &args, log)?;
-        Ok(Self { node: node.name.clone(), place: node.place.clone(), program, args, log: log.into(), job })
+        Ok(Self {
+            node: node.name.clone(),
+            place: node.place.clone(),
+            program,
+            args,
+            log: log.into(),
+            bpffs: node.bpffs.display().to_string(),
+            job,
+        })
     }
 
     /// Waits until it has served its first full state; says why when it ends instead.
@@ -81,6 +91,26 @@ impl Agent {
     /// Runs another subcommand of the agent on its node, with the places of its pins.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         self.place.output(&self.program.to_string_lossy(), args)
+    }
+
+    /// Changes the value of an argument, for the next start.
+    pub fn set_arg(&mut self, flag: &str, value: &str) -> Result<()> {
+        let at = self.args.iter().position(|arg| arg == flag).with_context(|| format!("{flag} was not given"))?;
+        value.clone_into(self.args.get_mut(at + 1).context("a flag has a value")?);
+        Ok(())
+    }
+
+    /// What a command that shows the datapath says as JSON.
+    pub fn show(&self, command: &str) -> Result<Value> {
+        let said = self.run(&[command, "--bpffs", &self.bpffs, "-o", "json"])?;
+        serde_json::from_str(&said).with_context(|| format!("`{command}` said {said}"))
+    }
+
+    /// Packets that ended with a reason, so far.
+    pub fn packets(&self, reason: &str) -> Result<u64> {
+        let status = self.show("status")?;
+        let rows = status["reasons"].as_array().context("status has reasons")?;
+        Ok(rows.iter().find(|row| row["reason"] == reason).and_then(|row| row["packets"].as_u64()).unwrap_or(0))
     }
 
     /// A sum over the lines of a metric, whatever their labels.

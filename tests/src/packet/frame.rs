@@ -33,6 +33,8 @@ pub struct Frame {
     pub tags: u8,
     /// Bytes of IPv4 options, or IPv6 destination options (a multiple of eight).
     pub options: u8,
+    /// Hops left.
+    pub hops: u8,
 }
 
 /// What a packet says after the programs have had it, all checksums verified.
@@ -56,12 +58,12 @@ impl Frame {
     /// A packet without options.
     pub fn new(from: &str, to: &str, kind: Kind) -> Self {
         let parse = |text: &str| text.parse().expect("ADDRESS:PORT");
-        Self { from: parse(from), to: parse(to), kind, payload: b"payload".to_vec(), tags: 0, options: 0 }
+        Self { from: parse(from), to: parse(to), kind, payload: b"payload".to_vec(), tags: 0, options: 0, hops: 64 }
     }
 
     /// The packet that answers one that was seen.
     pub fn reply(seen: &Seen, kind: Kind) -> Self {
-        Self { from: seen.to, to: seen.from, kind, payload: b"answer".to_vec(), tags: 0, options: 0 }
+        Self { from: seen.to, to: seen.from, kind, payload: b"answer".to_vec(), tags: 0, options: 0, hops: 64 }
     }
 
     /// As it stands on the wire.
@@ -79,7 +81,8 @@ impl Frame {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 bytes.extend([0x08, 0x00]);
                 let mut header =
-                    Ipv4Header::new(transport.len() as u16, 64, protocol, from.octets(), to.octets()).expect("length");
+                    Ipv4Header::new(transport.len() as u16, self.hops, protocol, from.octets(), to.octets())
+                        .expect("length");
                 if self.options > 0 {
                     // No operation, as often as it takes.
                     header.options = vec![1u8; self.options.into()].as_slice().try_into().expect("options");
@@ -93,7 +96,7 @@ impl Frame {
                 let header = Ipv6Header {
                     payload_length: (transport.len() + usize::from(self.options)) as u16,
                     next_header: if self.options > 0 { IpNumber(60) } else { protocol },
-                    hop_limit: 64,
+                    hop_limit: self.hops,
                     source: from.octets(),
                     destination: to.octets(),
                     ..Ipv6Header::default()

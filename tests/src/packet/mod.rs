@@ -1,7 +1,13 @@
 //! Packets as a person would write them, and the real programs to put them through.
 
+mod fragments;
 mod frame;
+mod icmp;
 mod node;
+mod wires;
 
+pub use fragments::{fragments, reassemble};
 pub use frame::{Frame, Kind, Seen};
+pub use icmp::{quoted, too_big};
 pub use node::{Ended, Node};
+pub use wires::{GATEWAY_MAC, NODE_MAC, OTHER_MAC, Wires};
