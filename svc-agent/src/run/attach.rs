@@ -101,7 +101,9 @@ impl Attachments {
             if let Err(error) = maps.devices.set(index, &served.entry) {
                 self.say(format!("cannot write device {}: {error}", served.name));
             }
-            if !self.served.contains_key(index) {
+            // A device that was renamed may have become an uplink, or none any more.
+            let role = |entry: &Device| entry.flags & device::UPLINK;
+            if self.served.get(index).map(role) != Some(role(&served.entry)) {
                 let Some(xdp) = self.attach(*index, served) else { continue };
                 changed |= xdp;
             }
@@ -134,6 +136,12 @@ impl Attachments {
         };
         let usable = self.loaded.contains(&Hook::XdpUplink) && served.role == Role::Uplink;
         if !usable || served.entry.flags & device::LAYER3 != 0 {
+            let name = Links::device_link(Hook::XdpUplink, index);
+            if self.wanted.remove(&name)
+                && let Err(error) = self.links.detach(&name)
+            {
+                self.say(format!("cannot remove the pin {name}: {error}"));
+            }
             return false;
         }
         let mut failures = Vec::new();
