@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod e2e;
+pub mod live;
 pub mod load;
 pub mod nft;
 pub mod programs;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use svc_tests::bench::load::{self, Exchange};
 use svc_tests::bench::report::Report;
-use svc_tests::bench::{e2e, programs};
+use svc_tests::bench::{e2e, live, programs};
 
 const USAGE: &str = "usage: bench [--only programs|e2e] [--rounds N] [--seconds N] [--services N,N] [--hostile] \
                      [--json FILE] [--svg FILE]";
@@ -33,6 +33,7 @@ fn main() -> Result<()> {
     let mut report = Report { machine: machine()?, ..Report::default() };
     if args.programs {
         programs::run(args.plan.rounds, &mut report, &say)?;
+        live::run(args.plan.rounds, &mut report, &say)?;
     }
     if args.e2e {
         e2e::run(&args.plan, &mut report, &say)?;

@@ -1,6 +1,7 @@
 //! A node that consists of nothing but its tables and programs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 
 use svc_agent::datapath::bpf::TestRun;
 use svc_agent::datapath::{Globals, Hook, Maps, Programs, Sizes};
@@ -155,6 +156,11 @@ impl Node {
         let (index, bit) = filter_bit(addr);
         let word = self.maps.filter.get(&index).expect("filter").unwrap_or(0);
         self.maps.filter.set(&index, &(word | bit)).expect("filter");
+    }
+
+    /// A program, by its descriptor.
+    pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {
+        self.programs.fd(hook).expect("loaded")
     }
 
     /// From now on packets arrive by this device.

@@ -29,6 +29,7 @@ pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 pub const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// `enum xdp_action`.
+const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
 
 /// The devices. They live as long as the thread that made them.
@@ -39,7 +40,8 @@ pub struct Wires {
     pub eth1: u32,
     /// Index of the tunnel.
     pub over0: u32,
-    /// A test run takes only devices that could receive frames for XDP: those with a program.
+    /// A test run takes only devices that could receive frames for XDP: those with a program. Their far ends have one
+    /// that drops, since a veth sends frames of XDP only to an end that has one.
     _programs: Vec<OwnedFd>,
 }
 
@@ -87,8 +89,10 @@ impl Wires {
         }
         tool::output_with_input(Command::new("ip").args(["-batch", "-"]), &lines).expect("wires");
         let [eth0, eth1, over0] = ["eth0", "eth1", "over0"].map(index);
-        let programs = [eth0, eth1].map(|index| {
-            let program = empty::load(empty::Kind::Xdp, XDP_PASS).expect("an empty program");
+        let far = ["eth0-far", "eth1-far"].map(index);
+        let ends = [(eth0, XDP_PASS), (eth1, XDP_PASS), (far[0], XDP_DROP), (far[1], XDP_DROP)];
+        let programs = ends.map(|(index, action)| {
+            let program = empty::load(empty::Kind::Xdp, action).expect("an empty program");
             bpf::link_create(program.as_fd(), Target::Device(index), AttachType::Xdp, XdpMode::Driver as u32)
                 .expect("XDP on a veth")
         });

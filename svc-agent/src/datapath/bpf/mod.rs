@@ -13,7 +13,7 @@ use std::path::Path;
 mod program;
 
 pub(super) use program::program_load;
-pub use program::{TestResult, TestRun, test_run};
+pub use program::{TestResult, TestRun, test_run, test_run_live};
 
 mod command {
     pub(super) const MAP_CREATE: i32 = 0;

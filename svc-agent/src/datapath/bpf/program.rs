@@ -52,6 +52,18 @@ pub struct TestResult {
 
 /// Runs a program on a packet of one's own.
 pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> io::Result<TestResult> {
+    run_with(program, run, 0)
+}
+
+/// Runs an XDP program on real frames, `batch` of them at a time, and does with them what it says: 5.18. The frames are
+/// used again as the program has left them. `run` has no room for a packet or context afterwards.
+pub fn test_run_live(program: BorrowedFd<'_>, run: TestRun<'_>, batch: u32) -> io::Result<TestResult> {
+    run_with(program, run, batch)
+}
+
+fn run_with(program: BorrowedFd<'_>, run: TestRun<'_>, batch: u32) -> io::Result<TestResult> {
+    /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
+    const LIVE_FRAMES: u32 = 1 << 1;
     #[repr(C)]
     struct Attr {
         program: u32,
@@ -85,9 +97,9 @@ pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> io::Result<TestRes
         context_size_out: run.context_out.len() as u32,
         context_in: pointer(run.context_in.is_empty(), run.context_in.as_ptr() as u64),
         context_out: pointer(run.context_out.is_empty(), run.context_out.as_mut_ptr() as u64),
-        flags: 0,
+        flags: if batch > 0 { LIVE_FRAMES } else { 0 },
         cpu: 0,
-        batch_size: 0,
+        batch_size: batch,
         pad: 0,
     };
     // SAFETY: the arm of PROG_TEST_RUN; every pointer goes with the length of its slice.
