@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    svc_agent::cli::execute(svc_agent::cli::Cli::parse())
+    svc_agent::cli::execute(svc_agent::cli::Cli::parse_from(svc_agent::cli::command_line()))
 }

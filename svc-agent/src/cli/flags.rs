@@ -4,13 +4,14 @@
 //! Lists are comma-separated, both families mixed, blanks around items allowed.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
 use svc_common::tables::Algorithm;
 
+use super::kube_proxy::KubeProxy;
+use super::listen::Listen;
 use crate::datapath::Sizes;
 use crate::plan::Options;
 use crate::plan::options::{DetectLocalMode, Detector, NodePortAddresses, OptionError, Prefixes};
@@ -23,6 +24,10 @@ pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/svc";
 /// Flags of `run`, all of which `explain` accepts.
 #[derive(Clone, Debug, Args)]
 pub struct Flags {
+    // The first field, so that it sees all that was given: clap takes away what it has handed out.
+    /// What kube-proxy takes besides.
+    #[command(flatten)]
+    pub kube_proxy: KubeProxy,
     /// This node's name: selects the Node object and what is local [default: the host name]
     #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
     pub node: Option<String>,
@@ -78,11 +83,11 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
     /// Where /healthz, /livez and /readyz answer; the wildcard means both families
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:10256")]
-    pub healthz_bind_address: SocketAddr,
-    /// Where /metrics, /healthz and /proxyMode answer
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10249")]
-    pub metrics_bind_address: SocketAddr,
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:10256", value_parser = Listen::healthz)]
+    pub healthz_bind_address: Listen,
+    /// Where /metrics, /healthz and /proxyMode answer; empty: nowhere
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10249", value_parser = Listen::metrics)]
+    pub metrics_bind_address: Listen,
     /// Also show the connections of each endpoint among the metrics
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           hide_default_value = true, value_name = "BOOL", action = ArgAction::Set)]
@@ -134,6 +139,7 @@ impl Flags {
             node_port_addresses: self.nodeport_addresses.clone(),
             allow_external_ips: self.allow_external_ips.0.clone(),
             algorithm: self.scheduler,
+            bind_address: self.kube_proxy.settings.bind_address,
         })
     }
 
@@ -242,7 +248,9 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase()
 }
 
-fn algorithm(name: &str) -> Result<Algorithm, String> {
+/// A scheduler, or what takes its place if only ipvs has it; that is said by [`super::kube_proxy::complete`].
+pub(super) fn algorithm(name: &str) -> Result<Algorithm, String> {
+    let name = scheduler::substitute(name).unwrap_or(name);
     scheduler::algorithm(name).ok_or_else(|| format!("no scheduler is called {name}"))
 }
 

@@ -9,11 +9,15 @@ mod connections;
 mod doctor;
 pub mod explain;
 pub mod flags;
+pub mod kube_proxy;
+pub mod listen;
+mod migrate;
 mod out;
 mod services;
 mod show;
 mod status;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,11 +25,20 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use flags::Flags;
 
+use kube_proxy::{Instead, Settings};
+
 use crate::plan::options::Addresses;
 
 /// Kubernetes Services in the kernel, without iptables, nftables, ipvs or conntrack.
 #[derive(Debug, Parser)]
-#[command(name = "svc-agent", version, about, max_term_width = 100)]
+#[command(
+    name = "svc-agent",
+    version,
+    about,
+    max_term_width = 100,
+    propagate_version = true,
+    args_override_self = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -115,6 +128,13 @@ pub struct DoctorArgs {
     /// Shared with `run`.
     #[command(flatten)]
     pub flags: Flags,
+    /// Say what would change, Service by Service, if this program took the place of the kube-proxy of this node. Without
+    /// flags that concern Services it is compared as if it were started with kube-proxy's own
+    #[arg(long)]
+    pub migrate: bool,
+    /// With --migrate: file or directory of Kubernetes YAML or JSON instead of the API server
+    #[arg(long, value_name = "PATH", requires = "migrate")]
+    pub manifests: Option<PathBuf>,
 }
 
 /// Arguments of `cleanup`.
@@ -134,6 +154,22 @@ pub enum Output {
     Json,
 }
 
+/// Understands a command line, the name of the program first.
+pub fn read(words: &[String]) -> Result<Cli, String> {
+    Cli::try_parse_from(words).map_err(|error| error.to_string())
+}
+
+/// The command line as kube-proxy takes it: `--cluster_cidr` is `--cluster-cidr`.
+pub fn command_line() -> impl Iterator<Item = OsString> {
+    std::env::args_os().map(|word| word.to_str().map(|text| dashed(text).into()).unwrap_or(word))
+}
+
+/// The name of a flag with dashes, its value as it is.
+fn dashed(word: &str) -> String {
+    let name = if word.starts_with("--") { word.find('=').unwrap_or(word.len()) } else { 0 };
+    word[..name].replace('_', "-") + &word[name..]
+}
+
 /// Runs a command. An error is one line on standard error and exit status 2.
 pub fn execute(cli: Cli) -> ExitCode {
     match dispatch(cli.command) {
@@ -145,29 +181,60 @@ pub fn execute(cli: Cli) -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+fn dispatch(mut command: Command) -> anyhow::Result<ExitCode> {
+    let remarks = command.flags().map(kube_proxy::complete).transpose()?.unwrap_or_default();
     match command {
-        Command::Run(args) => {
-            log_to_stderr();
-            crate::run::run(&args.flags)
-        }
+        Command::Run(args) => return run(&args.flags, &remarks),
+        // Who asks something does not want to hear what `run` says when it starts.
         Command::Explain(args) => explain::run(&args),
         Command::Services(args) => services::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Connections(args) => connections::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Doctor(args) if args.migrate => migrate::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
     }
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// One line an event; what is worth knowing unless RUST_LOG says otherwise. As JSON if LOG_FORMAT is `json`.
-fn log_to_stderr() {
+impl Command {
+    /// The flags of `run`, where a command takes them.
+    fn flags(&mut self) -> Option<&mut Flags> {
+        match self {
+            Self::Run(args) => Some(&mut args.flags),
+            Self::Explain(args) => Some(&mut args.flags),
+            Self::Services(args) => Some(&mut args.flags),
+            Self::Doctor(args) => Some(&mut args.flags),
+            Self::Status(_) | Self::Backends(_) | Self::Connections(_) | Self::Cleanup(_) => None,
+        }
+    }
+}
+
+fn run(flags: &Flags, remarks: &[String]) -> anyhow::Result<ExitCode> {
+    log_to_stderr(&flags.kube_proxy.settings);
+    remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+    match &flags.kube_proxy.settings.instead {
+        None => crate::run::run(flags)?,
+        Some(Instead::Cleanup) => cleanup::run(&CleanupArgs { bpffs: flags.bpffs.clone() })?,
+        Some(Instead::Write(path, text)) => Instead::write(path, text)?,
+        Some(Instead::Initialise) => crate::run::initialise(flags)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line an event; what is worth knowing unless RUST_LOG or -v says otherwise. As JSON if LOG_FORMAT or
+/// --logging-format is `json`.
+fn log_to_stderr(settings: &Settings) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,aya=warn"));
+    let default = match settings.verbosity {
+        0..=3 => "info,aya=warn",
+        4..=5 => "info,svc_agent=debug,aya=warn",
+        _ => "debug,svc_agent=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json") {
+    if settings.log_json || std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json") {
         logger.json().init();
     } else {
         logger.with_ansi(false).init();

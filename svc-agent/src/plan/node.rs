@@ -16,7 +16,7 @@ pub struct NodeView {
     pub name: Arc<str>,
     /// Zone, for hints.
     pub zone: Option<Arc<str>>,
-    /// The first InternalIP of each family, in the order of [`Family::ALL`].
+    /// `--bind-address` or the first InternalIP of each family, in the order of [`Family::ALL`].
     pub primary: [Option<IpAddr>; 2],
     /// All addresses of the node except loopback, sorted.
     pub addresses: Vec<IpAddr>,
@@ -37,11 +37,20 @@ impl NodeView {
     pub fn new(name: &str, node: Option<&Node>, further: &[IpAddr], options: &Options) -> Self {
         let (internal, external): (&[IpAddr], &[IpAddr]) =
             node.map_or((&[], &[]), |node| (&node.internal_ips, &node.external_ips));
-        let mut addresses: Vec<_> =
-            internal.iter().chain(external).chain(further).copied().filter(|addr| !addr.is_loopback()).collect();
+        let mut addresses: Vec<_> = internal
+            .iter()
+            .chain(external)
+            .chain(further)
+            .chain(&options.bind_address)
+            .copied()
+            .filter(|addr| !addr.is_loopback())
+            .collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let primary = Family::ALL.map(|family| internal.iter().copied().find(|addr| Family::of(*addr) == family));
+        let own = |family: Family| {
+            options.bind_address.into_iter().chain(internal.iter().copied()).find(|addr| Family::of(*addr) == family)
+        };
+        let primary = Family::ALL.map(own);
         let node_ports =
             Family::ALL.map(|family| options.node_port_addresses.resolve(family, primary[family as usize], &addresses));
         Self {

@@ -36,6 +36,8 @@ pub struct Options {
     pub allow_external_ips: Vec<IpNet>,
     /// How endpoints are chosen for a Service that does not say.
     pub algorithm: Algorithm,
+    /// `--bind-address`: the primary address of its family, whatever the Node object says.
+    pub bind_address: Option<IpAddr>,
 }
 
 /// A LIST of prefixes.
@@ -86,6 +88,18 @@ pub enum DetectLocalMode {
     BridgeInterface,
     /// By the name of the device on which a packet arrives.
     InterfaceNamePrefix,
+}
+
+impl DetectLocalMode {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClusterCidr => "ClusterCIDR",
+            Self::NodeCidr => "NodeCIDR",
+            Self::BridgeInterface => "BridgeInterface",
+            Self::InterfaceNamePrefix => "InterfaceNamePrefix",
+        }
+    }
 }
 
 impl FromStr for DetectLocalMode {
@@ -179,7 +193,11 @@ impl Detector {
 
 /// `--nodeport-addresses`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodePortAddresses(Vec<NodePortItem>);
+pub struct NodePortAddresses {
+    items: Vec<NodePortItem>,
+    /// On loopback wherever the items say so.
+    loopback: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NodePortItem {
@@ -191,7 +209,7 @@ enum NodePortItem {
 
 impl Default for NodePortAddresses {
     fn default() -> Self {
-        Self(vec![NodePortItem::Primary, NodePortItem::Localhost])
+        Self { items: vec![NodePortItem::Primary, NodePortItem::Localhost], loopback: true }
     }
 }
 
@@ -209,7 +227,22 @@ impl FromStr for NodePortAddresses {
                 ))
             }),
         };
-        items(list).map(item).collect::<Result<_, _>>().map(Self)
+        items(list).map(item).collect::<Result<_, _>>().map(|items| Self { items, loopback: true })
+    }
+}
+
+impl fmt::Display for NodePortAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, item) in self.items.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { "," })?;
+            match item {
+                NodePortItem::Prefix(net) => write!(f, "{net}")?,
+                NodePortItem::Primary => f.write_str("primary")?,
+                NodePortItem::Localhost => f.write_str("localhost")?,
+                NodePortItem::All => f.write_str("all")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -225,19 +258,37 @@ pub struct NodePortSet {
 }
 
 impl NodePortAddresses {
+    /// Nothing was said that differs from the default.
+    pub fn is_default(&self) -> bool {
+        self.items == Self::default().items || self.items == [NodePortItem::Primary] && !self.loopback
+    }
+
+    /// On every address, loopback only if it was not excluded.
+    pub fn everywhere(mut self) -> Self {
+        self.items = vec![NodePortItem::All];
+        self
+    }
+
+    /// The same, but never on loopback.
+    pub fn without_loopback(mut self) -> Self {
+        self.items.retain(|item| *item != NodePortItem::Localhost);
+        self.loopback = false;
+        self
+    }
+
     /// Picks from the node's addresses (`all`, without loopback, sorted) those of one family that are meant.
     pub fn resolve(&self, family: Family, primary: Option<IpAddr>, all: &[IpAddr]) -> NodePortSet {
         let own = all.iter().copied().filter(|addr| Family::of(*addr) == family);
         // Judged before loopback is looked at: a list with nothing but 127.0.0.0/8 has an item of IPv4.
-        let mentioned = self.0.iter().any(|item| match item {
+        let mentioned = self.items.iter().any(|item| match item {
             NodePortItem::Prefix(net) => Family::of(net.addr()) == family,
             NodePortItem::Primary | NodePortItem::Localhost | NodePortItem::All => true,
         });
         if !mentioned {
-            return NodePortSet { addresses: own.collect(), loopback: true, all: true };
+            return NodePortSet { addresses: own.collect(), loopback: self.loopback, all: true };
         }
         let loopback = loopback_net(family);
-        let all = self.0.iter().any(|item| match item {
+        let all = self.items.iter().any(|item| match item {
             NodePortItem::Prefix(net) => net.prefix_len() == 0 && Family::of(net.addr()) == family,
             NodePortItem::Primary | NodePortItem::Localhost => false,
             NodePortItem::All => true,
@@ -245,7 +296,7 @@ impl NodePortAddresses {
         NodePortSet {
             addresses: own
                 .filter(|addr| {
-                    self.0.iter().any(|item| match item {
+                    self.items.iter().any(|item| match item {
                         NodePortItem::Prefix(net) => net.contains(addr),
                         NodePortItem::Primary => primary == Some(*addr),
                         NodePortItem::Localhost => false,
@@ -253,11 +304,12 @@ impl NodePortAddresses {
                     })
                 })
                 .collect(),
-            loopback: self.0.iter().any(|item| match item {
-                NodePortItem::Prefix(net) => net.contains(&loopback) || loopback.contains(net),
-                NodePortItem::Primary => false,
-                NodePortItem::Localhost | NodePortItem::All => true,
-            }),
+            loopback: self.loopback
+                && self.items.iter().any(|item| match item {
+                    NodePortItem::Prefix(net) => net.contains(&loopback) || loopback.contains(net),
+                    NodePortItem::Primary => false,
+                    NodePortItem::Localhost | NodePortItem::All => true,
+                }),
             all,
         }
     }

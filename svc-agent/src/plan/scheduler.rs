@@ -46,6 +46,22 @@ pub fn algorithm(name: &str) -> Option<Algorithm> {
     NAMES.iter().find(|(known, ..)| *known == name).map(|(_, algorithm, _)| *algorithm)
 }
 
+/// The first name of an algorithm.
+pub fn name(algorithm: Algorithm) -> &'static str {
+    NAMES.iter().find(|(_, known, _)| *known == algorithm).map_or("random", |(name, ..)| name)
+}
+
+/// What takes the place of a scheduler that only ipvs has.
+pub fn substitute(name: &str) -> Option<&'static str> {
+    match name {
+        "nq" => Some("sed"),
+        "lblc" | "lblcr" => Some("wlc"),
+        "twos" => Some("lc"),
+        "fo" | "ovf" => Some("random"),
+        _ => None,
+    }
+}
+
 impl Scheduler {
     /// Reads the annotations; what cannot be understood is remarked upon and has no effect.
     pub(super) fn of(service: &Service, default: Algorithm, remarks: &mut Vec<String>) -> Self {

@@ -46,6 +46,16 @@ pub fn run(flags: &Flags) -> anyhow::Result<()> {
     runtime.block_on(Agent::serve(flags))
 }
 
+/// Does what needs more privileges than serving, for a container that then serves with fewer: the ports of translated
+/// sources are reserved, and `/proc/sys` can be written only by privileged containers.
+pub fn initialise(flags: &Flags) -> anyhow::Result<()> {
+    check(flags)?;
+    let _lock = pins::lock(&flags.bpffs)?;
+    ports::reserve(&flags.bpffs, flags.snat_port_range.first, flags.snat_port_range.last)?;
+    tracing::info!("ports {} are reserved for source translation", flags.snat_port_range);
+    Ok(())
+}
+
 /// The running agent.
 struct Agent {
     engine: Engine,
@@ -67,8 +77,12 @@ struct Agent {
 impl Agent {
     async fn serve(flags: &Flags) -> anyhow::Result<()> {
         check(flags)?;
+        if let Some(score) = flags.kube_proxy.settings.oom_score_adj {
+            std::fs::write("/proc/self/oom_score_adj", score.to_string())
+                .unwrap_or_else(|error| tracing::warn!("--oom-score-adj {score} could not be set: {error}"));
+        }
         let _lock = pins::lock(&flags.bpffs)?;
-        let memory = maps::total_memory(flags.sizes())?;
+        let memory = maps::total_memory(flags.sizes()).context("cannot count the CPUs; is /sys mounted?")?;
         tracing::info!("tables cost {} MiB of kernel memory", memory.div_ceil(1 << 20));
         let (maps, remarks) = Maps::open_or_create(&flags.bpffs, flags.sizes())?;
         remarks.iter().for_each(|remark| tracing::warn!("{remark}"));

@@ -3,6 +3,7 @@
 //! The HTTP ports live on a thread of their own, so that an answer does not wait for a pass over the tables, nor a
 //! change for an answer.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,17 @@ pub(super) struct Observer {
 impl Observer {
     /// Opens the ports. One that is taken is tried again until it is free.
     pub(super) fn start(flags: &Flags, maps: Arc<Maps>) -> anyhow::Result<Self> {
+        if flags.kube_proxy.settings.bind_hard_fail {
+            for addr in listens(flags).into_iter().flatten() {
+                match web::bind(addr) {
+                    Err(error) if !web::has_no_family(&error) => {
+                        return Err(error)
+                            .with_context(|| format!("--bind-address-hard-fail: cannot listen on {addr}"));
+                    }
+                    _ => {}
+                }
+            }
+        }
         let status = Arc::new(Status::default());
         let mut registry = metrics::registry();
         let recorder = Recorder::new(&mut registry);
@@ -148,8 +160,14 @@ async fn publish(flags: Flags, queue: Option<mpsc::Receiver<Told>>) {
     }
 }
 
+/// Where `/healthz` and `/metrics` answer.
+fn listens(flags: &Flags) -> [Vec<SocketAddr>; 2] {
+    [flags.healthz_bind_address, flags.metrics_bind_address]
+        .map(|listen| listen.0.map(web::both_families).unwrap_or_default())
+}
+
 async fn serve(flags: Flags, status: Arc<Status>, metrics: Port, events: Events) {
-    let [health, metrics_at] = [flags.healthz_bind_address, flags.metrics_bind_address].map(web::both_families);
+    let [health, metrics_at] = listens(&flags);
     let probes = Arc::new(Probes(Arc::clone(&status)));
     let node = flags.node_name();
     let complain = |service: &ObjectKey, text| {

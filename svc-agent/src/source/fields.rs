@@ -7,7 +7,7 @@ use super::tree::{Node, Value};
 
 /// What may stand at a place.
 #[derive(Debug)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// Not looked into.
     Any,
     /// A map with these fields.
@@ -20,14 +20,14 @@ use Shape::{Any, Each, Map};
 
 /// A name that is not known: where it stands, and what the person probably meant.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unknown {
-    pub(super) line: usize,
-    pub(super) path: String,
-    pub(super) hint: String,
+pub(crate) struct Unknown {
+    pub(crate) line: usize,
+    pub(crate) path: String,
+    pub(crate) hint: String,
 }
 
 /// Lists the fields of `node` that `shape` does not have.
-pub(super) fn unknown(node: &Node, shape: &'static Shape) -> Vec<Unknown> {
+pub(crate) fn unknown(node: &Node, shape: &'static Shape) -> Vec<Unknown> {
     let mut found = Vec::new();
     walk(node, shape, String::new(), shape, &mut found);
     found
@@ -68,7 +68,7 @@ fn hint(name: &str, here: &[(&'static str, Shape)], root: &'static Shape) -> Str
 }
 
 /// The known word that `name` is a misspelling of, if there is one.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase();
     // A third of the letters wrong is another word.
     let limit = (name.len() / 3).min(3);
@@ -127,7 +127,7 @@ const META: Shape = Map(&[
 ]);
 
 /// `v1/Service`.
-pub(super) static SERVICE: Shape = Map(&[
+pub(crate) static SERVICE: Shape = Map(&[
     ("apiVersion", Any),
     ("kind", Any),
     ("metadata", META),
@@ -179,7 +179,7 @@ pub(super) static SERVICE: Shape = Map(&[
 ]);
 
 /// `discovery.k8s.io/v1/EndpointSlice`.
-pub(super) static SLICE: Shape = Map(&[
+pub(crate) static SLICE: Shape = Map(&[
     ("addressType", Any),
     ("apiVersion", Any),
     (
@@ -201,7 +201,7 @@ pub(super) static SLICE: Shape = Map(&[
 ]);
 
 /// `v1/Node`.
-pub(super) static NODE: Shape = Map(&[
+pub(crate) static NODE: Shape = Map(&[
     ("apiVersion", Any),
     ("kind", Any),
     ("metadata", META),
@@ -240,7 +240,7 @@ pub(super) static NODE: Shape = Map(&[
 ]);
 
 /// `networking.k8s.io/v1/ServiceCIDR`.
-pub(super) static SERVICE_CIDR: Shape = Map(&[
+pub(crate) static SERVICE_CIDR: Shape = Map(&[
     ("apiVersion", Any),
     ("kind", Any),
     ("metadata", META),
@@ -280,7 +280,7 @@ const CONTAINER: Shape = Map(&[
 ]);
 
 /// `v1/Pod`.
-pub(super) static POD: Shape = Map(&[
+pub(crate) static POD: Shape = Map(&[
     ("apiVersion", Any),
     ("kind", Any),
     ("metadata", META),

@@ -12,10 +12,10 @@
 mod allocate;
 mod contact;
 pub mod directory;
-mod fields;
+pub(crate) mod fields;
 pub mod kubernetes;
 pub mod manifest;
-mod tree;
+pub(crate) mod tree;
 mod wire;
 
 pub use contact::Contact;

@@ -12,14 +12,14 @@ use serde_saphyr::Spanned;
 
 /// A value and the line on which it begins.
 #[derive(Debug, PartialEq)]
-pub(super) struct Node {
-    pub(super) line: usize,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) line: usize,
+    pub(crate) value: Value,
 }
 
 /// What a document is made of.
 #[derive(Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Int(i64),
@@ -31,25 +31,25 @@ pub(super) enum Value {
 
 /// One field of a map; the line is that of its name.
 #[derive(Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) line: usize,
-    pub(super) name: String,
-    pub(super) value: Node,
+pub(crate) struct Entry {
+    pub(crate) line: usize,
+    pub(crate) name: String,
+    pub(crate) value: Node,
 }
 
 /// Why text could not be read, or a tree not be decoded.
 #[derive(Debug)]
-pub(super) struct TreeError {
+pub(crate) struct TreeError {
     /// Line in the document; 0 if unknown.
-    pub(super) line: usize,
+    pub(crate) line: usize,
     /// Path of the field, `spec.ports[0].port`; empty for the document.
-    pub(super) path: String,
-    pub(super) text: String,
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
 impl Node {
     /// Reads one YAML document (JSON is YAML).
-    pub(super) fn parse(text: &str) -> Result<Self, TreeError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, TreeError> {
         let mut options = serde_saphyr::Options::default();
         // The limits are against hostile input from elsewhere; these files are the operator's own, and a List of a
         // whole cluster has millions of events. Anchors keep their limits.
@@ -70,7 +70,7 @@ impl Node {
     }
 
     /// A tree from a JSON value, all of it on one line.
-    pub(super) fn from_json(value: serde_json::Value, line: usize) -> Self {
+    pub(crate) fn from_json(value: serde_json::Value, line: usize) -> Self {
         let value = match value {
             serde_json::Value::Null => Value::Null,
             serde_json::Value::Bool(flag) => Value::Bool(flag),
@@ -100,7 +100,7 @@ impl Node {
     }
 
     /// A field of a map.
-    pub(super) fn get(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| entry.name == name).map(|entry| &entry.value),
             _ => None,
@@ -108,7 +108,7 @@ impl Node {
     }
 
     /// A field of a map that is a string.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match &self.get(name)?.value {
             Value::Text(text) => Some(text),
             _ => None,
@@ -116,7 +116,7 @@ impl Node {
     }
 
     /// The line of the value at `path` (`spec.ports[0].port`), or of the innermost value around it that exists.
-    pub(super) fn line_of(&self, path: &str) -> usize {
+    pub(crate) fn line_of(&self, path: &str) -> usize {
         let mut node = self;
         let mut line = self.line;
         for step in path.split(['.', '[']) {

@@ -5,7 +5,7 @@
 mod devices;
 mod host;
 mod kernel;
-mod netfilter;
+pub(super) mod netfilter;
 
 use std::process::ExitCode;
 

@@ -18,18 +18,18 @@ const GENERIC: usize = 4;
 
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chain {
+pub(in crate::cli) struct Chain {
     /// 2: ip, 10: ip6, 1: inet.
-    pub(super) family: u8,
-    pub(super) table: String,
-    pub(super) name: String,
+    pub(in crate::cli) family: u8,
+    pub(in crate::cli) table: String,
+    pub(in crate::cli) name: String,
     /// It sees forwarded packets, and drops what no rule accepts.
-    pub(super) drops_forwarded: bool,
+    pub(in crate::cli) drops_forwarded: bool,
 }
 
 impl Chain {
     /// Made by kube-proxy, in its nftables mode or by iptables over nftables.
-    pub(super) fn is_kube_proxys(&self) -> bool {
+    pub(in crate::cli) fn is_kube_proxys(&self) -> bool {
         self.table == "kube-proxy" || self.name == "KUBE-SERVICES" || self.name == "KUBE-NODEPORTS"
     }
 }
@@ -47,7 +47,7 @@ impl fmt::Display for Chain {
 }
 
 /// All chains of this network namespace.
-pub(super) fn chains() -> io::Result<Vec<Chain>> {
+pub(in crate::cli) fn chains() -> io::Result<Vec<Chain>> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
