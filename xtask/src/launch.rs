@@ -68,7 +68,7 @@ fn become_program(program: &str, args: &[String]) -> Result<()> {
 }
 
 /// Where release builds lie, wherever cargo's target folder was moved to.
-fn release() -> Result<PathBuf> {
+pub(crate) fn release() -> Result<PathBuf> {
     let metadata = output(&mut cargo(&["metadata", "--no-deps", "--offline", "--format-version=1"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is no JSON")?;
     let target = metadata["target_directory"].as_str().context("cargo metadata names no target folder")?;

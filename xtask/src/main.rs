@@ -4,6 +4,7 @@
 //! crates, so that it builds in seconds on a machine that cannot build them yet.
 
 mod build_ebpf;
+mod image;
 mod launch;
 mod lint;
 mod machine;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Args),
     /// Measure each path against its budget, and against what a node could use instead
     Bench(launch::Args),
+    /// The agent as a container image, an OCI archive
+    Image(image::Args),
     /// Random objects and packets through the real programs and through the model, as long as asked
     Fuzz(launch::Fuzz),
     /// Everything that can be judged without running the programs
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => launch::demo(&args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => launch::bench(&args),
+        Command::Image(args) => image::run(&args),
         Command::Fuzz(args) => launch::fuzz(&args),
         Command::Lint(args) => lint::run(&args),
     };

@@ -17,6 +17,8 @@ pub(crate) const RUN_TIME: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("dig", "bind9-dnsutils"),
     ("socat", "socat"),
+    ("crun", "crun"),
+    ("tar", "tar"),
 ];
 
 /// What compiling the agent needs besides Rust: the TLS library has parts in C.

@@ -1,5 +1,6 @@
 //! `svc-agent status`: the datapath at a glance, whether an agent runs or not.
 
+use std::io;
 use std::os::fd::AsFd as _;
 
 use serde::Serialize;
@@ -131,9 +132,16 @@ fn programs(args: &ShowArgs) -> anyhow::Result<Vec<Program>> {
             (_, Some(index)) => devices::name(index).unwrap_or_else(|| format!("device {index}")),
             (_, None) => "cgroup".to_owned(),
         };
-        let program = bpf::program_info(bpf::program_by_id(info.program)?.as_fd())?;
-        let tag = program.tag.iter().map(|byte| format!("{byte:02x}")).collect();
-        programs.push(Program { link, at, id: program.id, tag });
+        let tag = match bpf::program_by_id(info.program) {
+            Ok(program) => {
+                let tag = bpf::program_info(program.as_fd())?.tag;
+                tag.iter().map(|byte| format!("{byte:02x}")).collect()
+            }
+            // Looking programs up by number takes CAP_SYS_ADMIN, which the agent's container does not have.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "not permitted".to_owned(),
+            Err(error) => return Err(error.into()),
+        };
+        programs.push(Program { link, at, id: info.program, tag });
     }
     Ok(programs)
 }
