@@ -24,7 +24,19 @@ const USAGE: &str = "usage: cargo xtask demo [--bridge] [--keep | --remove] [-- 
 
 /// Requests of one look at a Service.
 const REQUESTS: usize = 30;
-const STEPS: usize = 10;
+const STEPS: usize = 11;
+/// All of `examples/`, the Deployment first.
+const EXAMPLES: [&str; 9] = [
+    "web.yaml",
+    "node-port.yaml",
+    "dual-stack.yaml",
+    "affinity.yaml",
+    "several-ports.yaml",
+    "policies.yaml",
+    "load-balancer.yaml",
+    "external-ips.yaml",
+    "without-selector.yaml",
+];
 /// How often the agent is killed under load.
 const KILLS: usize = 3;
 
@@ -55,6 +67,8 @@ fn main() -> ExitCode {
         eprintln!("the demo needs root: it makes network namespaces and loads eBPF programs");
         return ExitCode::from(2);
     }
+    // examples/external-ips.yaml asks for it.
+    config.agent_args.extend(["--allow-external-ips".to_owned(), "198.51.100.0/24".to_owned()]);
     match demo(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -95,7 +109,7 @@ fn show(steps: &Steps, lab: &mut Lab) -> Result<Vec<Job>> {
     steps.next("Deployment web-deploy: three pods with nginx, each page is the pod's name");
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut web = String::new();
-    for file in ["web.yaml", "node-port.yaml", "dual-stack.yaml"] {
+    for file in EXAMPLES {
         let text = std::fs::read_to_string(examples.join(file)).with_context(|| format!("examples/{file}"))?;
         lab.manifests.write(file, &text)?;
         if file == "web.yaml" {
@@ -114,7 +128,7 @@ fn show(steps: &Steps, lab: &mut Lab) -> Result<Vec<Job>> {
         host_network: false,
     })?;
 
-    steps.next("one agent a node, reading examples/web.yaml, node-port.yaml and dual-stack.yaml");
+    steps.next("one agent a node, reading the manifests of examples/");
     let started = Instant::now();
     lab.start_agents()?;
     steps.say(&format!("both ready after {} ms", started.elapsed().as_millis()));
@@ -140,6 +154,9 @@ fn show(steps: &Steps, lab: &mut Lab) -> Result<Vec<Job>> {
         steps.fetch("outside", &lab.outside, Fetch::Wget, &format!("http://[{v6}]:30086/"), &all)?;
     }
 
+    steps.next("each other kind of Service in examples/");
+    let _database = other_kinds(steps, lab, &client)?;
+
     steps.next("refused at the cluster IP under the node port's number");
     let node_port = lab.cluster_ips("node-port")?[0];
     steps.refused("pod", &client.place, &format!("http://{node_port}:30080/"))?;
@@ -158,6 +175,65 @@ fn show(steps: &Steps, lab: &mut Lab) -> Result<Vec<Job>> {
     let bpffs = lab.nodes[0].bpffs.display().to_string();
     steps.block(&lab.agent(0)?.run(&["status", "--bpffs", &bpffs])?);
     Ok(servers)
+}
+
+/// What the other manifests of `examples/` are about; returns the database.
+fn other_kinds(steps: &Steps, lab: &mut Lab, client: &Pod) -> Result<Job> {
+    let all = names(lab, |_| true);
+    let on = |lab: &Lab, node: usize| {
+        let here = lab.pods().iter().filter(|pod| pod.spec.node == node && pod.name.starts_with("web-deploy"));
+        here.map(|pod| pod.name.clone()).collect::<Vec<_>>()
+    };
+    let (on_a, on_b) = (on(lab, 0), on(lab, 1));
+    let url = |lab: &mut Lab, service: &str, port: u16| -> Result<String> {
+        Ok(format!("http://{}/", SocketAddr::new(lab.cluster_ips(service)?[0], port)))
+    };
+    let [a, b] = [0, 1].map(|index| (lab.nodes[index].place.clone(), lab.nodes[index].ips[0]));
+
+    steps.say("affinity.yaml: a client stays with its pod");
+    let sticky = url(lab, "web-sticky", 80)?;
+    for (who, place) in [("pod", &client.place), ("node-b", &b.0)] {
+        steps.stays(who, place, &sticky)?;
+    }
+    steps.say("several-ports.yaml: two ports, one by the name of the container's port");
+    for port in [80, 8080] {
+        let at = url(lab, "several-ports", port)?;
+        steps.fetch("pod", &client.place, Fetch::Curl, &at, &all)?;
+    }
+    steps.say("policies.yaml: only pods of the node that handles the packet");
+    let inside = url(lab, "web-inside-local", 80)?;
+    steps.fetch("pod", &client.place, Fetch::Curl, &inside, &on_a)?;
+    steps.fetch("node-b", &b.0, Fetch::Curl, &inside, &on_b)?;
+    steps.fetch("outside", &lab.outside, Fetch::Curl, &format!("http://{}:30081/", b.1), &on_b)?;
+
+    steps.say("load-balancer.yaml: its address, and its node port; who is in no listed range hears nothing");
+    let vip: IpAddr = [198, 51, 100, 10].into();
+    lab.route_outside(vip, 0)?;
+    steps.fetch("outside", &lab.outside, Fetch::Curl, &format!("http://{vip}/"), &on_a)?;
+    steps.fetch("outside", &lab.outside, Fetch::Curl, &format!("http://{}:30088/", a.1), &on_a)?;
+    steps.silent("node-b", &b.0, &format!("http://{vip}/"))?;
+    let health = lab.outside.output("curl", &["-sS", "--max-time", "2", &format!("http://{}:30089/", a.1)])?;
+    steps.say(&format!("{:>7}$ curl http://{}:30089/ says {}", "outside", a.1, one_line(&health)));
+
+    steps.say("external-ips.yaml: an address that the operator has allowed");
+    let external: IpAddr = [198, 51, 100, 20].into();
+    lab.route_outside(external, 1)?;
+    steps.fetch("outside", &lab.outside, Fetch::Curl, &format!("http://{external}/"), &all)?;
+
+    steps.say("without-selector.yaml: a database outside of the cluster");
+    let at = SocketAddr::new(topology::OUTSIDE[0], 5432).to_string();
+    let helper = tool::sibling("lab-helper", "SVC_LAB_HELPER")?;
+    let database = lab.outside.spawn(helper, &["serve", "database", &at], &lab.dir().join("database.log"))?;
+    let to = SocketAddr::new(lab.cluster_ips("database")?[0], 5432);
+    wait::until("the database listens", Duration::from_secs(5), || {
+        traffic::ask(&client.place, Ask::Tcp, to, 5)?.expect_all().map(drop)
+    })?;
+    steps.say(&format!("    pod$ 5 connections to {to}: answered by the database at {at}"));
+    Ok(database)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn take_away_and_bring_back(steps: &Steps, lab: &Lab, client: &Pod, service: &str) -> Result<()> {
@@ -211,8 +287,19 @@ fn explain(steps: &Steps, lab: &mut Lab, client: &Pod, service: IpAddr) -> Resul
     let from = client.ips[0].to_string();
     let to = format!("{service}:80/tcp");
     let cidr = topology::POD_RANGES.join(",");
-    let args =
-        ["explain", "--manifests", &manifests, "--node", "node-a", "--cluster-cidr", &cidr, from.as_str(), to.as_str()];
+    let args = [
+        "explain",
+        "--manifests",
+        &manifests,
+        "--node",
+        "node-a",
+        "--cluster-cidr",
+        &cidr,
+        "--allow-external-ips",
+        "198.51.100.0/24",
+        from.as_str(),
+        to.as_str(),
+    ];
     steps.say(&format!("svc-agent explain {from} {to}"));
     let said = lab.agent(0)?.run(&args)?;
     ensure!(!said.trim().is_empty(), "explain said nothing");
@@ -288,6 +375,28 @@ impl Steps {
         let names: Vec<&String> = seen.keys().collect();
         ensure!(names.iter().copied().eq(wanted.iter()), "{who}$ {line}: answered by {names:?}, expected {wanted:?}");
         Ok(())
+    }
+
+    /// Fetches many times; fails unless one pod answers all of it.
+    fn stays(&self, who: &str, place: &Place, url: &str) -> Result<()> {
+        let line = Fetch::Curl.line(url);
+        let seen = fetch_many(place, Fetch::Curl, url, REQUESTS).with_context(|| format!("{who}$ {line}"))?;
+        self.say(&format!("{who:>7}$ {line:<58} {}", shown(&seen)));
+        ensure!(seen.len() == 1, "{who}$ {line}: answered by {}", shown(&seen));
+        Ok(())
+    }
+
+    /// Fetches once; fails unless nothing comes back.
+    fn silent(&self, who: &str, place: &Place, url: &str) -> Result<()> {
+        let line = format!("curl -sS --max-time 1 {url}");
+        match place.output("sh", &["-c", &line]) {
+            Ok(page) => bail!("{who}$ {line}: answered by {page}"),
+            Err(error) if error.to_string().contains("exit status: 28") => {
+                self.say(&format!("{who:>7}$ {line:<58} nothing within 1 s"));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Fetches once; fails unless the connection is refused at once.
