@@ -59,7 +59,8 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
 async fn objects(args: &DoctorArgs, flags: &Flags) -> anyhow::Result<Engine> {
     let ports = (flags.snat_port_range.first, flags.snat_port_range.last);
     let options = flags.options()?;
-    let watch = Watch::start(Selection::new(&flags.devices, options.detector.clone())).await?;
+    // Only addresses are looked at.
+    let watch = Watch::start(Selection::new(&flags.devices, options.detector.clone(), false)).await?;
     let network = watch.network.borrow().clone();
     let mut engine = Engine::new(&flags.node_name(), options, ports, Applier::new(Capacity::default()));
     engine.set_addresses(network.addresses);
