@@ -183,10 +183,10 @@ impl Agent {
     fn network_changed(&mut self, watch: &mut Watch) {
         let network = watch.network.borrow_and_update().clone();
         let devices = network.devices.iter().map(|(index, served)| (*index, served.entry)).collect();
-        if let Some((attachments, _)) = &mut self.programs {
-            if attachments.serve(&self.maps, &network.devices) {
-                watch.look_again();
-            }
+        if let Some((attachments, _)) = &mut self.programs
+            && attachments.serve(&self.maps, &network.devices)
+        {
+            watch.look_again();
         }
         self.engine.set_devices(devices);
         self.engine.set_addresses(network.addresses);
