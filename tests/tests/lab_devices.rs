@@ -224,7 +224,7 @@ fn devices_come_and_go() -> Result<()> {
         }
 
         // Gone: nothing of it stays. Gone while nobody looks: the next agent finds out.
-        let gone = later.device.clone().context("a pod's device")?;
+        let gone = later.device.context("a pod's device")?;
         let number = index(lab, &gone)?;
         ensure!(attached(lab)?.contains(&number), "{gone} has programs");
         lab.nodes[0].place.ip(&["link", "del", &gone])?;
@@ -234,7 +234,7 @@ fn devices_come_and_go() -> Result<()> {
         })?;
         let (last, _job) = lab.add_server("last", "last", 0, At::Pod)?;
         wait::until("the new device is served", SOON, || asks(&last, 0))?;
-        let gone = last.device.clone().context("a pod's device")?;
+        let gone = last.device.context("a pod's device")?;
         let number = index(lab, &gone)?;
         lab.agent(0)?.kill()?;
         lab.nodes[0].place.ip(&["link", "del", &gone])?;
