@@ -9,6 +9,33 @@ const EXACT: u64 = 4_096;
 /// Sum of the slots, about, when the exact ratio takes too many.
 const SCALED: u64 = 16_384;
 
+/// Bits of a slot that hold the backend id; the others hold its weight where the choice compares weights.
+const ID_BITS: u32 = 23;
+
+/// Largest backend id that a slot can hold.
+pub const MAX_ID: u32 = (1 << ID_BITS) - 1;
+
+/// Largest weight that a slot can hold.
+pub const MAX_SLOT_WEIGHT: u32 = u32::MAX >> ID_BITS;
+
+/// What stands in a slot: a backend id and, for the algorithms that compare endpoints by connections per weight, its
+/// weight. For all others the weight is 0 and the slot is the id itself.
+pub const fn slot(id: u32, weight: u32) -> u32 {
+    id & MAX_ID | weight << ID_BITS
+}
+
+/// The backend id of a slot.
+#[inline(always)]
+pub const fn id_of(slot: u32) -> u32 {
+    slot & MAX_ID
+}
+
+/// The weight of a slot.
+#[inline(always)]
+pub const fn weight_of(slot: u32) -> u32 {
+    slot >> ID_BITS
+}
+
 /// A backend on its way into a slot table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Member {

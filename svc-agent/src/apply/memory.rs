@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use svc_common::net::{Address, V4, V6};
+use svc_common::slots::id_of;
 use svc_common::tables::{Backend, Frontend, FrontendKey, Rule, ServiceRecord, SlotRange, SourcePrefix, filter_bit};
 
 use super::{Presence, Present, Sink, Write, record};
@@ -127,12 +128,13 @@ impl Memory {
         let rule = value.rules[sender];
         let range = if rule.has(Rule::LOCAL) { value.local } else { value.cluster };
         let slots = &self.slots[range.base as usize..(range.base + range.len) as usize];
+        let slots: Vec<u32> = slots.iter().copied().map(id_of).collect();
         let mut set = BTreeMap::new();
-        for id in slots {
+        for id in &slots {
             *set.entry(self.backend(*id, from.is_ipv4())).or_default() += 1;
         }
         if value.affinity > 0 && range.len > 0 {
-            self.check_members(range, slots);
+            self.check_members(range, &slots);
         }
         let admitted = !value.has(Frontend::SOURCE_RANGES) || self.admits(value.service, from);
         let Frontend { affinity, flags, algorithm, .. } = *value;

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use svc_common::net::Address;
+use svc_common::slots::id_of;
 use svc_common::tables::{Frontend, FrontendKey, SlotRange, SourcePrefix};
 
 use super::compile::{Draft, source_range};
@@ -140,7 +141,7 @@ impl Applier {
                 }
             }
         }
-        let slots_of = |set: &Set| set.words[..set.range.len as usize].to_vec();
+        let slots_of = |set: &Set| set.words[..set.range.len as usize].iter().copied().map(id_of).collect::<Vec<_>>();
         let members = distinct(&[slots_of(&port.cluster), slots_of(&port.local)].concat());
         if members.iter().all(|id| self.backends.get(family, *id).is_some()) {
             members.iter().for_each(|id| self.backends.hold(family, *id));

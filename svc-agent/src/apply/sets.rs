@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use svc_common::slots::{Member, fill_maglev, fill_weighted, maglev_len, mix, weighted_len};
+use svc_common::slots::{MAX_SLOT_WEIGHT, Member, fill_maglev, fill_weighted, maglev_len, mix, slot, weighted_len};
 use svc_common::tables::{Algorithm, SlotRange};
 
 use crate::plan::PlannedEndpoint;
@@ -65,6 +65,10 @@ pub(super) fn layout(
         }
         Algorithm::Random | Algorithm::RoundRobin | Algorithm::LeastConnections | Algorithm::ShortestDelay => {
             let mut slots = vec![0; weighted_len(&members)];
+            if matches!(algorithm, Algorithm::LeastConnections | Algorithm::ShortestDelay) {
+                // Only after this the slots know their weights: how often one is there follows from the plain weight.
+                write_weights(&mut members);
+            }
             fill_weighted(&mut slots, &members);
             slots
         }
@@ -76,6 +80,15 @@ pub(super) fn layout(
         words.extend(members);
     }
     (words.into_boxed_slice(), len)
+}
+
+/// Puts the weights into the ids, so that they end up in the slots.
+fn write_weights(members: &mut [Member]) {
+    let heaviest = members.iter().map(|member| member.weight).max().unwrap_or(1);
+    for member in members {
+        let fits = if heaviest <= MAX_SLOT_WEIGHT { member.weight } else { member.weight * MAX_SLOT_WEIGHT / heaviest };
+        member.id = slot(member.id, fits.max(1));
+    }
 }
 
 /// Ascending, each once.
@@ -117,6 +130,22 @@ mod tests {
         let (words, len) = layout(&endpoints(&[1, 1]), &[9, 4], Algorithm::Random, false);
         assert_eq!((&*words, len), (&[9, 4][..], 2));
         assert_eq!(layout(&[], &[], Algorithm::Random, true), (Box::default(), 0));
+    }
+
+    #[test]
+    fn slots_know_the_weights_that_are_compared() {
+        for algorithm in [Algorithm::LeastConnections, Algorithm::ShortestDelay] {
+            let (words, len) = layout(&endpoints(&[2, 1]), &[9, 4], algorithm, true);
+            assert_eq!(len, 3);
+            let mut slots = words[..3].to_vec();
+            slots.sort_unstable();
+            assert_eq!(slots, [slot(4, 1), slot(9, 2), slot(9, 2)]);
+            assert_eq!(words[3..], [2, 4, 9], "members are ids");
+        }
+        let (words, _) = layout(&endpoints(&[2, 800]), &[9, 4], Algorithm::LeastConnections, false);
+        let heaviest = words.iter().map(|word| svc_common::slots::weight_of(*word)).max();
+        assert_eq!(heaviest, Some(MAX_SLOT_WEIGHT), "what does not fit is scaled");
+        assert!(words.iter().all(|word| svc_common::slots::weight_of(*word) > 0));
     }
 
     #[test]

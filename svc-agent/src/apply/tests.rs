@@ -62,7 +62,7 @@ prop_compose! {
         frontends in prop::collection::btree_set((1u8..5, 1u8..4), 0..4),
         endpoints in prop::collection::btree_map(1u8..12, 1u16..3, 0..6),
         affinity in prop::option::of(1u32..3),
-        algorithm in prop::sample::select(&[Algorithm::Random, Algorithm::RoundRobin, Algorithm::SourceHash][..]),
+        algorithm in prop::sample::select(&[Algorithm::Random, Algorithm::RoundRobin, Algorithm::SourceHash, Algorithm::ShortestDelay][..]),
         guard in prop::collection::btree_set(1u8..5, 0..3),
     ) -> PlannedPort {
         let cluster: Vec<_> = endpoints.iter().map(|(index, weight)| endpoint(family, *index, *weight)).collect();

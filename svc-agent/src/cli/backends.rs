@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use serde::Serialize;
 use svc_common::net::Address;
+use svc_common::slots::id_of;
 use svc_common::tables::{Backend, Entry, Frontend, FrontendKey, backend, backend_stats_index};
 
 use super::{ShowArgs, show};
@@ -27,7 +28,7 @@ struct Row {
 pub(super) fn run(args: &ShowArgs) -> anyhow::Result<()> {
     let maps = Maps::open(&args.bpffs)?;
     let names = show::services(&maps)?;
-    let slots: Vec<u32> = maps.slots.dump()?.into_iter().map(|(_, id)| id).collect();
+    let slots: Vec<u32> = maps.slots.dump()?.into_iter().map(|(_, slot)| id_of(slot)).collect();
     let mut rows = Vec::new();
     collect(&maps, &maps.frontends_v4, &maps.backends_v4, &slots, &names, &mut rows).context("IPv4")?;
     collect(&maps, &maps.frontends_v6, &maps.backends_v6, &slots, &names, &mut rows).context("IPv6")?;

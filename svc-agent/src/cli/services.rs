@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Serialize;
 use svc_common::net::Address;
+use svc_common::slots::id_of;
 use svc_common::tables::{Backend, Frontend, FrontendKey, SlotRange};
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -133,7 +134,7 @@ fn read<A: Address>(
         backends.iter().map(|(id, it)| (*id, SocketAddr::new(it.addr.to_ip(), it.port.get()))).collect();
     let endpoints = |range: SlotRange| {
         let slots = present.slots.iter().skip(range.base as usize).take(range.len as usize);
-        slots.filter_map(|id| backends.get(id).copied()).collect::<Vec<_>>()
+        slots.filter_map(|slot| backends.get(&id_of(*slot)).copied()).collect::<Vec<_>>()
     };
     for (key, value) in frontends.iter().filter(|(key, _)| key.protocol != 0) {
         let name = names.get(&value.service).map_or("?", String::as_str);

@@ -1,6 +1,7 @@
 //! The choice of an endpoint for a new connection.
 
 use crate::hash;
+use crate::slots::{id_of, weight_of};
 use crate::tables::{Affinity, AffinityKey, Algorithm, Backend, Frontend, Rule, Sender, SlotRange};
 use crate::tuple::Tuple;
 use crate::verdict::Reason;
@@ -148,14 +149,18 @@ fn by_algorithm<A: Family, E: Env<A>>(
         LEAST_CONNECTIONS | SHORTEST_DELAY => {
             let first = pick(env, set, env.random())?;
             let second = pick(env, set, env.random())?;
-            // Weights repeat an id in the slots, so a heavier backend is drawn more often by itself.
-            Ok(if env.active(second) < env.active(first) { second } else { first })
+            // The connection that is about to be made counts for those who want the shortest delay.
+            let own = u64::from(frontend.algorithm == SHORTEST_DELAY);
+            let load = |slot| env.active(id_of(slot)).saturating_add(own);
+            // Connections per weight, compared without dividing.
+            let lighter = load(second) * u64::from(weight_of(first)) < load(first) * u64::from(weight_of(second));
+            Ok(id_of(if lighter { second } else { first }))
         }
         _ => pick(env, set, env.random()),
     }
 }
 
-/// The backend id in the slot that `h` falls on.
+/// The slot that `h` falls on: a backend id and, where connections are compared, its weight.
 #[inline(always)]
 fn pick<A: Family, E: Env<A>>(env: &E, set: SlotRange, h: u32) -> Result<u32, Reason> {
     let index = h.checked_rem(set.len).ok_or(Reason::NoEndpoint)?;
