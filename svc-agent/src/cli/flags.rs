@@ -8,14 +8,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
-use svc_common::tables::Algorithm;
 
 use super::kube_proxy::KubeProxy;
 use super::listen::Listen;
 use crate::datapath::Sizes;
 use crate::plan::Options;
 use crate::plan::options::{DetectLocalMode, Detector, NodePortAddresses, OptionError, Prefixes};
-use crate::plan::scheduler;
+use crate::plan::scheduler::{self, Method};
 use crate::source::ControlPlane;
 
 /// Default of `--bpffs`.
@@ -65,8 +64,8 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", default_value = "primary,localhost")]
     pub nodeport_addresses: NodePortAddresses,
     /// How endpoints are chosen for a Service that does not say: the names of ipvs
-    #[arg(long, visible_alias = "ipvs-scheduler", value_name = "NAME", default_value = "random", value_parser = algorithm)]
-    pub scheduler: Algorithm,
+    #[arg(long, visible_alias = "ipvs-scheduler", value_name = "NAME", default_value = "random", value_parser = method)]
+    pub scheduler: Method,
     /// Prefixes whose addresses may be external IPs; by default none is captured
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub allow_external_ips: Prefixes,
@@ -138,7 +137,7 @@ impl Flags {
             masquerade_all: self.masquerade_all,
             node_port_addresses: self.nodeport_addresses.clone(),
             allow_external_ips: self.allow_external_ips.0.clone(),
-            algorithm: self.scheduler,
+            scheduler: self.scheduler,
             bind_address: self.kube_proxy.settings.bind_address,
         })
     }
@@ -249,9 +248,9 @@ fn host_name() -> String {
 }
 
 /// A scheduler, or what takes its place if only ipvs has it; that is said by [`super::kube_proxy::complete`].
-pub(super) fn algorithm(name: &str) -> Result<Algorithm, String> {
+pub(super) fn method(name: &str) -> Result<Method, String> {
     let name = scheduler::substitute(name).unwrap_or(name);
-    scheduler::algorithm(name).ok_or_else(|| format!("no scheduler is called {name}"))
+    scheduler::method(name).ok_or_else(|| format!("no scheduler is called {name}"))
 }
 
 #[cfg(test)]

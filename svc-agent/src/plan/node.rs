@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use svc_common::tables::Algorithm;
 
 use super::options::{NodePortSet, Options};
+use super::scheduler::Method;
 use crate::model::{Family, Node};
 
 /// Everything about this node and the flags that the plan of a Service depends on: when this is equal, so is the plan.
@@ -29,7 +29,7 @@ pub struct NodeView {
     /// External IPs outside these prefixes are not captured.
     pub allow_external_ips: Vec<IpNet>,
     /// How endpoints are chosen for a Service that does not say.
-    pub algorithm: Algorithm,
+    pub scheduler: Method,
 }
 
 impl NodeView {
@@ -62,7 +62,7 @@ impl NodeView {
             detector: Family::ALL.map(|family| options.detector.is_present(family, node)),
             masquerade_all: options.masquerade_all,
             allow_external_ips: options.allow_external_ips.clone(),
-            algorithm: options.algorithm,
+            scheduler: options.scheduler,
         }
     }
 }

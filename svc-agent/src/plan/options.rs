@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use svc_common::tables::Algorithm;
 
+use super::scheduler::Method;
 use crate::model::{Family, Node, text};
 
 /// A flag that cannot be understood: one line that names the item and what would be right.
@@ -35,7 +35,7 @@ pub struct Options {
     /// `--allow-external-ips`: external IPs outside are not captured, so by default none is (CVE-2020-8554, KEP-5707).
     pub allow_external_ips: Vec<IpNet>,
     /// How endpoints are chosen for a Service that does not say.
-    pub algorithm: Algorithm,
+    pub scheduler: Method,
     /// `--bind-address`: the primary address of its family, whatever the Node object says.
     pub bind_address: Option<IpAddr>,
 }

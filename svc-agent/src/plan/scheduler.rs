@@ -13,6 +13,15 @@ use crate::model::{Service, text};
 /// The largest weight: weights repeat an endpoint in the slot table, so they cost memory.
 pub const MAX_WEIGHT: u16 = 100;
 
+/// A way to choose, as its name says: the algorithm, and whether weights count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Method {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// What it does with `svc.dev/weights`.
+    pub weights: Weights,
+}
+
 /// What a Service's annotations say.
 #[derive(Debug, Default)]
 pub(super) struct Scheduler {
@@ -35,15 +44,20 @@ const NAMES: &[(&str, Algorithm, Weights)] = &[
     ("maglev", Algorithm::FlowHash, Weights::Count),
 ];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weights {
+/// Whether weights count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// They do.
+    #[default]
     Count,
+    /// All endpoints are alike.
     Ignored,
 }
 
-/// The algorithm of this name, as `svc.dev/scheduler` and the command line spell it.
-pub fn algorithm(name: &str) -> Option<Algorithm> {
-    NAMES.iter().find(|(known, ..)| *known == name).map(|(_, algorithm, _)| *algorithm)
+/// The method of this name, as `svc.dev/scheduler` and the command line spell it.
+pub fn method(name: &str) -> Option<Method> {
+    let (_, algorithm, weights) = NAMES.iter().find(|(known, ..)| *known == name)?;
+    Some(Method { algorithm: *algorithm, weights: *weights })
 }
 
 /// The first name of an algorithm.
@@ -64,16 +78,13 @@ pub fn substitute(name: &str) -> Option<&'static str> {
 
 impl Scheduler {
     /// Reads the annotations; what cannot be understood is remarked upon and has no effect.
-    pub(super) fn of(service: &Service, default: Algorithm, remarks: &mut Vec<String>) -> Self {
+    pub(super) fn of(service: &Service, default: Method, remarks: &mut Vec<String>) -> Self {
         let annotation =
             |key: &str| service.annotations.iter().find(|(k, _)| **k == *key).map(|(_, value)| value.trim());
-        let mut scheduler = Self { algorithm: default, ..Self::default() };
-        let mut weights = Weights::Count;
+        let mut chosen = default;
         if let Some(name) = annotation("scheduler") {
-            match NAMES.iter().find(|(known, ..)| *known == name) {
-                Some((_, algorithm, use_of_weights)) => {
-                    (scheduler.algorithm, weights) = (*algorithm, *use_of_weights);
-                }
+            match method(name) {
+                Some(method) => chosen = method,
                 None => {
                     let known: Vec<_> = NAMES.iter().map(|(name, ..)| *name).collect();
                     remarks.push(format!(
@@ -83,6 +94,8 @@ impl Scheduler {
                 }
             }
         }
+        let Method { algorithm, weights } = chosen;
+        let mut scheduler = Self { algorithm, ..Self::default() };
         if let Some(list) = annotation("weights").filter(|_| weights == Weights::Count) {
             for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
                 if scheduler.add_weight(item).is_none() {

@@ -31,7 +31,7 @@ pub fn service<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointS
 
     let slices: Vec<_> = slices.collect();
     let mut remarks = Vec::new();
-    let scheduler = Scheduler::of(service, node.algorithm, &mut remarks);
+    let scheduler = Scheduler::of(service, node.scheduler, &mut remarks);
     let ports = distinct_ports(service, &mut remarks);
     for family in Family::ALL {
         let Some(captured) = Captured::of(service, family, node, &mut remarks) else { continue };

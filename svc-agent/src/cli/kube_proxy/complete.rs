@@ -10,7 +10,7 @@ use clap::Parser as _;
 use super::file::File;
 use super::table::{FLAGS, Meaning};
 use super::{Instead, KubeProxy};
-use crate::cli::flags::{Flags, algorithm};
+use crate::cli::flags::{Flags, method};
 use crate::cli::listen::{Listen, METRICS_PORT};
 use crate::cli::{Cli, Command};
 use crate::plan::scheduler;
@@ -115,8 +115,8 @@ fn take_file(flags: &mut Flags, file: &File) -> anyhow::Result<()> {
         flags.node = file.text("hostnameOverride").map(str::to_lowercase);
     }
     if mode == "ipvs" && !given.contains("scheduler") {
-        let named = file.read_with("ipvs.scheduler", algorithm)?;
-        flags.scheduler = named.or_else(|| scheduler::algorithm("rr")).unwrap_or(flags.scheduler);
+        let named = file.read_with("ipvs.scheduler", method)?;
+        flags.scheduler = named.or_else(|| scheduler::method("rr")).unwrap_or(flags.scheduler);
     }
     let localhost = file.get("iptables.localhostNodePorts")?;
     if localhost == Some(false) {
@@ -142,7 +142,7 @@ fn take_file(flags: &mut Flags, file: &File) -> anyhow::Result<()> {
 fn take_flags(flags: &mut Flags, given: &KubeProxy) -> anyhow::Result<()> {
     let mode = given.read_with("proxy-mode", mode)?.unwrap_or_default();
     if mode == "ipvs" && !given.given.contains("scheduler") {
-        set(&mut flags.scheduler, scheduler::algorithm("rr"));
+        set(&mut flags.scheduler, scheduler::method("rr"));
     }
     let localhost = given.get("iptables-localhost-nodeports")?;
     if localhost == Some(false) {

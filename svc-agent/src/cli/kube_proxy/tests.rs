@@ -67,7 +67,7 @@ fn flags_do_what_they_say() {
     assert_eq!(flags.healthz_bind_address.to_string(), "0.0.0.0:1256");
     assert_eq!(flags.metrics_bind_address.0, None);
     assert_eq!(flags.nodeport_addresses.to_string(), "primary");
-    assert_eq!(Some(flags.scheduler), crate::plan::scheduler::algorithm("rr"), "what ipvs does unless told");
+    assert_eq!(Some(flags.scheduler), crate::plan::scheduler::method("rr"), "what ipvs does unless told");
     let settings = flags.kube_proxy.settings;
     assert_eq!(settings.bind_address, Some([192, 0, 2, 1].into()));
     assert!(settings.bind_hard_fail && settings.log_json);
@@ -139,7 +139,7 @@ fn beside_a_file_the_flags_of_kube_proxy_do_not_count_and_ours_do() {
     assert_eq!(flags.cluster_cidr.0.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.2.0.0/16"]);
     assert!(!flags.masquerade_all);
     assert_eq!((flags.node_name().as_str(), flags.kube_proxy.settings.verbosity), ("b", 5));
-    assert_eq!(Some(flags.scheduler), crate::plan::scheduler::algorithm("sh"));
+    assert_eq!(Some(flags.scheduler), crate::plan::scheduler::method("sh"));
     assert_eq!(flags.socket_lb, crate::cli::flags::SocketLb::Off);
     assert_eq!(remarks.len(), 3, "{remarks:?}");
     assert!(remarks[0].starts_with("--cluster-cidr does not count beside --config"));

@@ -103,7 +103,7 @@ fn sides(kube_proxy: &KubeProxy, ours: &Flags, engine: &Engine) -> Sides {
         old: kube_proxy.node_ports(node.primary, &node.addresses),
         new: node.node_ports.clone(),
         old_scheduler: kube_proxy.scheduler(),
-        new_scheduler: ours.scheduler,
+        new_scheduler: ours.scheduler.algorithm,
     }
 }
 

@@ -109,7 +109,7 @@ impl KubeProxy {
 
     /// How it chooses endpoints.
     pub(super) fn scheduler(&self) -> Algorithm {
-        if self.mode == Mode::Ipvs { self.flags.scheduler } else { Algorithm::Random }
+        if self.mode == Mode::Ipvs { self.flags.scheduler.algorithm } else { Algorithm::Random }
     }
 }
 

@@ -163,14 +163,14 @@ fn schedulers_go_by_the_names_of_ipvs() {
         let planned = annotated(&[("scheduler", name)]);
         assert_eq!(port_v4(&planned).algorithm, algorithm, "{name}");
         assert!(planned.remarks.is_empty());
-        assert_eq!(crate::plan::scheduler::algorithm(name), Some(algorithm));
+        assert_eq!(scheduler::method(name).map(|method| method.algorithm), Some(algorithm));
     }
 }
 
 #[test]
 fn an_unknown_scheduler_is_named_and_the_default_used() {
     let object = Service { annotations: vec![("scheduler".into(), "nq".into())], ..web() };
-    let options = Options { algorithm: Algorithm::SourceHash, ..options() };
+    let options = Options { scheduler: scheduler::method("sh").expect("known"), ..options() };
     let planned = service(&object, everywhere().iter(), &view(&options));
     assert_eq!(port_v4(&planned).algorithm, Algorithm::SourceHash);
     assert_eq!(
