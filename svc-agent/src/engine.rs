@@ -14,6 +14,7 @@ use crate::apply::{self, Applier, Owners, Stale, Write};
 use crate::model::{Change, Event, Family, Node, ObjectKey, Protocol, World};
 use crate::plan::clash::{ClashIndex, FrontendAddr, address_claims, frontend_claims};
 use crate::plan::settings::Detect;
+use crate::plan::slow_start::Ages;
 use crate::plan::{self, NodeView, Options, Planned};
 
 /// Ports for translated sources, both included.
@@ -34,6 +35,8 @@ pub struct Commit {
     pub planned: Vec<(ObjectKey, Option<Planned>)>,
     /// All Services were looked at, whether they had changed or not.
     pub everything: bool,
+    /// When there will be something to commit although nothing happens, by the clock that [`Engine::commit`] is told.
+    pub again: Option<Duration>,
 }
 
 /// Everything that is known, and everything that was written.
@@ -51,6 +54,7 @@ pub struct Engine {
     settings: plan::Settings,
     claims: Claims,
     applier: Applier,
+    ages: Ages,
     dirty: BTreeSet<ObjectKey>,
     /// The node, an address, a device or a ServiceCIDR has changed.
     node_dirty: bool,
@@ -90,6 +94,7 @@ impl Engine {
             settings: plan::Settings::default(),
             claims: Claims::default(),
             applier,
+            ages: Ages::default(),
             dirty: BTreeSet::new(),
             node_dirty: true,
             committed: false,
@@ -159,7 +164,12 @@ impl Engine {
         self.node_dirty || !self.dirty.is_empty() || self.applier.unsatisfied().next().is_some()
     }
 
-    /// The plan of one Service.
+    /// When there is something to commit although nothing happens.
+    pub fn due(&self) -> Option<Duration> {
+        self.ages.next()
+    }
+
+    /// The plan of one Service, with the weights that its endpoints have in the end.
     pub fn plan(&self, key: &ObjectKey) -> Option<Planned> {
         let service = self.world.service(key)?;
         Some(plan::service(service, self.world.slices(key), &self.node))
@@ -185,13 +195,15 @@ impl Engine {
         commit.everything = !self.committed;
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.extend(self.applier.unsatisfied().cloned());
+        dirty.extend(self.ages.due(now).cloned());
         if std::mem::take(&mut self.node_dirty) {
             self.refresh_node(&mut dirty, &mut commit);
         }
         if !self.committed {
             dirty.extend(self.world.services().map(|service| service.key.clone()));
         }
-        self.replan(dirty, &mut commit);
+        self.replan(dirty, now, &mut commit);
+        commit.again = self.ages.next();
         let changes: Vec<_> = commit
             .planned
             .iter()
@@ -241,10 +253,11 @@ impl Engine {
     }
 
     /// Plans the dirty Services, and those with which a frontend changes hands.
-    fn replan(&mut self, mut dirty: BTreeSet<ObjectKey>, commit: &mut Commit) {
+    fn replan(&mut self, mut dirty: BTreeSet<ObjectKey>, now: Duration, commit: &mut Commit) {
         let mut done = BTreeSet::new();
         while let Some(key) = dirty.pop_first() {
-            let planned = self.plan(&key);
+            let mut planned = self.plan(&key);
+            self.ages.lower(&key, planned.as_mut(), now);
             let created = planned.as_ref().and_then(|planned| planned.created);
             let frontends = planned.iter().flat_map(frontend_claims);
             let frontends = self.claims.frontends.set(&key, created, frontends);

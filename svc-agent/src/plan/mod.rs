@@ -10,9 +10,11 @@ pub mod options;
 pub mod scheduler;
 mod service;
 pub mod settings;
+pub mod slow_start;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use svc_common::tables::{Algorithm, Rule};
@@ -121,6 +123,8 @@ pub struct Planned {
     pub cluster_ips: Vec<IpAddr>,
     /// Addresses that another proxy serves: never dropped as unallocated.
     pub foreign: Vec<IpAddr>,
+    /// How long the weight of a new endpoint takes to grow: see [`slow_start`]. The weights here are the final ones.
+    pub slow_start: Option<Duration>,
     /// The health-check listener, if the Service has one.
     pub health_check: Option<HealthCheck>,
     /// What is wrong or ignored, one line each and without the name of the Service, for the log and for events on it.

@@ -9,6 +9,7 @@ use svc_common::tables::Rule;
 use super::endpoints::Endpoints;
 use super::options::loopback;
 use super::scheduler::Scheduler;
+use super::slow_start;
 use super::{FrontendKind, HealthCheck, NodeView, Planned, PlannedFrontend, PlannedPort, PortId};
 use crate::model::{EndpointSlice, Family, IpMode, Service, ServicePort, ServiceType, TrafficPolicy};
 
@@ -32,6 +33,7 @@ pub fn service<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointS
     let slices: Vec<_> = slices.collect();
     let mut remarks = Vec::new();
     let scheduler = Scheduler::of(service, node.scheduler, &mut remarks);
+    planned.slow_start = slow_start::of(service, &mut remarks);
     let ports = distinct_ports(service, &mut remarks);
     for family in Family::ALL {
         let Some(captured) = Captured::of(service, family, node, &mut remarks) else { continue };

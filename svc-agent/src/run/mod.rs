@@ -241,6 +241,9 @@ impl Agent {
             tracing::debug!("{services} services, {writes} writes in {:?}", now.elapsed());
             self.again = Some(now + apply::GRACE);
         }
+        if let Some(at) = commit.again.map(|at| self.began + at) {
+            self.again = Some(self.again.map_or(at, |again| again.min(at)));
+        }
         self.observer.committed(&self.engine, &commit, now.elapsed());
         self.sweeper.sweep(commit.stale);
     }

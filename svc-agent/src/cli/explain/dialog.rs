@@ -48,6 +48,7 @@ impl Dialog {
     /// Answers a question.
     pub(super) fn ask(&mut self, question: &Question) -> anyhow::Result<Answer> {
         self.enter(question.session.as_deref())?;
+        self.machine.catch_up()?;
         self.machine.set_pod_device(is_pod_device(&self.machine, question))?;
         let from = question.from.unwrap_or_else(|| default_source(&self.machine, question.via, question.to.ip()));
         let mut tally = Tally::default();

@@ -128,6 +128,18 @@ impl Machine {
         Kind::ALL.into_iter().for_each(|kind| engine.fold(Event::Restarted(kind)));
         objects.values().for_each(|object| engine.fold(Event::Applied(object.clone())));
         Kind::ALL.into_iter().for_each(|kind| engine.fold(Event::Synced(kind)));
+        self.commit()?;
+        Ok(summary)
+    }
+
+    /// What has become due since, as `run` would notice: the weight of an endpoint that starts slowly.
+    pub(super) fn catch_up(&mut self) -> anyhow::Result<()> {
+        let due = self.engine().and_then(Engine::due);
+        if due.is_some_and(|at| at <= self.started.elapsed()) { self.commit() } else { Ok(()) }
+    }
+
+    fn commit(&mut self) -> anyhow::Result<()> {
+        let Source::Manifests { engine, .. } = &mut self.source else { return Ok(()) };
         // The engine knows of no devices, so it leaves the one alone by which every packet comes.
         let commit = engine.commit(self.started.elapsed());
         Writer(&self.maps).carry_out(&commit.writes)?;
@@ -141,7 +153,7 @@ impl Machine {
         for full in &commit.full {
             eprintln!("svc-agent: {full}");
         }
-        Ok(summary)
+        Ok(())
     }
 
     /// The engine, if the objects are known and not only the tables.

@@ -10,6 +10,7 @@ mod objects;
 mod policies;
 mod properties;
 mod settings;
+mod slow_start;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
