@@ -1,5 +1,7 @@
 //! A dialogue with `svc-agent explain --cases -`, and the objects that most of its tests begin with.
 
+mod balancing;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
