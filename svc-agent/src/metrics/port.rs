@@ -11,6 +11,12 @@ use crate::health::web::{Answer, Handler, answer, not_found, text};
 /// The word for what this proxy is, where kube-proxy says `nftables` or the like.
 pub const PROXY_MODE: &str = "ebpf";
 
+/// The state of the agent's own parts as Kubernetes components show it. There is one part, and it answers.
+const SLIS: &str = "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.
+# TYPE kubernetes_healthcheck gauge
+kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1
+";
+
 /// What answers on the metrics port.
 #[derive(Debug)]
 pub struct Port(pub Arc<Registry>);
@@ -22,6 +28,7 @@ impl Handler for Port {
                 let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
                 scrape(Arc::clone(&self.0), Format::accepted(accept)).await
             }
+            "/metrics/slis" => answer(StatusCode::OK, Format::Prometheus.content_type(), SLIS),
             "/healthz" => text(StatusCode::OK, "ok"),
             "/proxyMode" => text(StatusCode::OK, PROXY_MODE),
             _ => not_found(),

@@ -61,6 +61,7 @@ async fn the_port_answers_as_kube_proxy_does() {
     for (path, content_type, expected) in [
         ("/healthz", "text/plain; charset=utf-8", "ok"),
         ("/proxyMode", "text/plain; charset=utf-8", port::PROXY_MODE),
+        ("/metrics/slis", "text/plain; version=0.0.4; charset=utf-8", "# HELP kubernetes_healthcheck "),
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8", "# HELP "),
     ] {
         let (head, body) = get(bench.addr, path).await;
