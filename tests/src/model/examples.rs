@@ -94,6 +94,8 @@ fn cluster(v6: bool) -> Cluster {
         external_local: false,
         internal_local: false,
         affinity: false,
+        timeout: None,
+        scheduler: None,
         ranges: Vec::new(),
         sloppy: false,
     };

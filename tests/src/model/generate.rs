@@ -72,6 +72,7 @@ const NODE_PORTS: [u16; 3] = [30053, 30080, 30443];
 const NAMES: [&str; 3] = ["", "http", "dns"];
 const NAMESPACES: [&str; 2] = ["default", "kube-system"];
 const SERVICES: [&str; 4] = ["a", "b", "web", "dns"];
+const SCHEDULERS: [&str; 9] = ["rr", "wrr", "lc", "wlc", "sed", "sh", "dh", "mh", "unheard-of"];
 const PROTOCOLS: [Protocol; 4] = [Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 /// An address of a pool: a kind, a number, a family.
@@ -223,6 +224,8 @@ fn add_service(random: &mut Random, cluster: &mut Cluster) {
         external_local: random.chance(40),
         internal_local: random.chance(30),
         affinity: random.chance(30),
+        timeout: random.chance(50).then(|| 3600 + random.below(80_000) as u32),
+        scheduler: random.chance(15).then(|| *random.pick(&SCHEDULERS)),
         ranges: Vec::new(),
         sloppy: random.chance(10),
     };
@@ -357,12 +360,14 @@ fn change(random: &mut Random, cluster: &mut Cluster) {
 
 fn toggle(random: &mut Random, service: Option<&mut Service>) {
     let Some(service) = service else { return };
-    match random.below(6) {
+    match random.below(8) {
         0 => service.external_local = !service.external_local,
         1 => service.internal_local = !service.internal_local,
         2 => service.affinity = !service.affinity,
         3 => service.other_proxy = !service.other_proxy,
         4 => service.ranges.clear(),
+        5 => service.timeout = Some(3600 + random.below(80_000) as u32),
+        6 => service.scheduler = random.chance(70).then(|| *random.pick(&SCHEDULERS)),
         _ => drop(service.ports.pop().filter(|_| service.ports.is_empty()).map(|port| service.ports.push(port))),
     }
 }

@@ -83,6 +83,10 @@ pub struct Service {
     pub internal_local: bool,
     /// `spec.sessionAffinity` is ClientIP.
     pub affinity: bool,
+    /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds`, far longer than a history takes; `None`: the default.
+    pub timeout: Option<u32>,
+    /// Annotation `svc.dev/scheduler`.
+    pub scheduler: Option<&'static str>,
     /// `spec.loadBalancerSourceRanges`.
     pub ranges: Vec<String>,
     /// Addresses are written with leading zeros, prefixes with blanks, as old objects have them.
@@ -189,6 +193,9 @@ impl Service {
             labels.insert("service.kubernetes.io/headless".into(), json!(""));
         }
         insert(&mut metadata, "labels", labels.into());
+        if let Some(name) = self.scheduler {
+            metadata.insert("annotations".into(), json!({"svc.dev/scheduler": name, "svc.dev/weights": "n1=3"}));
+        }
 
         let mut spec = Map::new();
         spec.insert("type".into(), json!(self.kind.name()));
@@ -212,6 +219,9 @@ impl Service {
         }
         if self.affinity {
             spec.insert("sessionAffinity".into(), json!("ClientIP"));
+            if let Some(seconds) = self.timeout {
+                spec.insert("sessionAffinityConfig".into(), json!({"clientIP": {"timeoutSeconds": seconds}}));
+            }
         }
         let ranges =
             self.ranges.iter().map(|range| json!(if self.sloppy { format!(" {range} ") } else { range.clone() }));

@@ -88,6 +88,8 @@ pub struct Choice {
     pub endpoints: BTreeMap<SocketAddr, bool>,
     /// The Service has session affinity.
     pub affinity: bool,
+    /// Each endpoint gets its equal share.
+    pub even: bool,
 }
 
 /// Who sends, in the order of the specification: a pod wins over the host.
@@ -311,7 +313,12 @@ impl<'a> Facts<'a> {
         // 1.6: who is sent to himself is always translated.
         let treated = set.into_iter().map(|addr| (addr, translate || addr.ip() == packet.from)).collect();
         let id = (service.namespace.clone(), service.name.clone(), port.name.clone(), port.protocol, v6);
-        Verdict::Forward(Choice { port: id, endpoints: treated, affinity: service.affinity })
+        Verdict::Forward(Choice {
+            port: id,
+            endpoints: treated,
+            affinity: service.affinity,
+            even: !service.affinity && service.scheduler.is_none(),
+        })
     }
 
     /// loadBalancerSourceRanges (1.7, 1.17.3).

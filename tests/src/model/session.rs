@@ -74,8 +74,8 @@ impl Session {
             && question.trials == 1
         {
             let endpoints = [(connection.endpoint, connection.translated)].into();
-            let choice = Choice { port: connection.port.clone(), endpoints, affinity: false };
-            return expect_forward(facts, question, answer, &choice, true)
+            let choice = Choice { port: connection.port.clone(), endpoints, affinity: false, even: false };
+            return expect_forward(facts, question, answer, &choice)
                 .map_err(|what| format!("later packet of a connection: {what}"));
         }
         let verdict = facts.verdict(packet);
@@ -100,7 +100,7 @@ impl Session {
         {
             choice.endpoints = [(*endpoint, *translated)].into();
         }
-        expect_forward(facts, question, answer, &choice, choice.affinity)?;
+        expect_forward(facts, question, answer, &choice)?;
         if let Some((endpoint, _)) = answer.backends.first_key_value() {
             let translated = choice.endpoints.get(endpoint).copied().unwrap_or_default();
             if choice.affinity && answer.backends.len() == 1 {
@@ -118,13 +118,7 @@ impl Session {
 /// Trials for each endpoint from which on the spread is looked at.
 const ENOUGH: u32 = 64;
 
-fn expect_forward(
-    facts: &Facts<'_>,
-    question: &Question,
-    answer: &Answer,
-    choice: &Choice,
-    sticky: bool,
-) -> Result<(), String> {
+fn expect_forward(facts: &Facts<'_>, question: &Question, answer: &Answer, choice: &Choice) -> Result<(), String> {
     if answer.outcome != "forward" {
         return Err(format!("outcome {} instead of forward", answer.outcome));
     }
@@ -137,7 +131,7 @@ fn expect_forward(
         return Err(format!("endpoint {strange} is not in the set {allowed:?}"));
     }
     let mean = question.trials / choice.endpoints.len().max(1) as u32;
-    if !sticky && mean >= ENOUGH {
+    if choice.even && mean >= ENOUGH {
         for endpoint in choice.endpoints.keys() {
             let count = answer.backends.get(endpoint).copied().unwrap_or(0);
             // More than six standard deviations at the smallest mean.

@@ -81,11 +81,13 @@ fn shrink_objects(history: &mut History, attempt: Attempt<'_>) {
             continue;
         }
         type Simplify = fn(&mut super::object::Service);
-        let simpler: [Simplify; 11] = [
+        let simpler: [Simplify; 13] = [
             |service| service.external_ips.clear(),
             |service| service.ingress.clear(),
             |service| service.ranges.clear(),
             |service| service.affinity = false,
+            |service| service.timeout = None,
+            |service| service.scheduler = None,
             |service| service.external_local = false,
             |service| service.internal_local = false,
             |service| service.headless_label = false,
