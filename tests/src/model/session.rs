@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use super::object::Protocol;
 use super::rules::{Choice, Facts, Packet, PortId, Sender, Verdict, Via};
@@ -40,7 +41,13 @@ struct Connection {
     port: PortId,
     endpoint: SocketAddr,
     translated: bool,
+    /// When its last packet was answered.
+    seen: Instant,
 }
+
+/// A connection that was silent for so long may have been forgotten: a datagram without a reply is after 30 s. No
+/// history is that slow by itself, but the machine may have better things to do.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Who has an affinity record: a pod or an outside client by its address, the host as one.
 type Client = Option<IpAddr>;
@@ -70,9 +77,19 @@ impl Session {
     pub fn check(&mut self, facts: &Facts<'_>, question: &Question, answer: &Answer) -> Result<(), String> {
         let packet = &question.packet;
         let tuple = question.source_port.map(|port| (packet.from, port, packet.to, packet.protocol));
-        if let Some(connection) = tuple.and_then(|tuple| self.connections.get(&tuple))
+        if let Some(connection) = tuple.and_then(|tuple| self.connections.get_mut(&tuple))
             && question.trials == 1
         {
+            let silent = connection.seen.elapsed();
+            connection.seen = Instant::now();
+            if silent > PATIENCE {
+                // Whatever it is now, it is from now on.
+                match answer.backends.keys().next() {
+                    Some(endpoint) => connection.endpoint = *endpoint,
+                    None => drop(tuple.and_then(|tuple| self.connections.remove(&tuple))),
+                }
+                return Ok(());
+            }
             let endpoints = [(connection.endpoint, connection.translated)].into();
             let choice = Choice { port: connection.port.clone(), endpoints, affinity: false, even: false };
             return expect_forward(facts, question, answer, &choice)
@@ -107,7 +124,8 @@ impl Session {
                 self.affinity.insert(record, *endpoint);
             }
             if let (Some(tuple), 1) = (tuple, question.trials) {
-                let connection = Connection { port: choice.port, endpoint: *endpoint, translated };
+                let connection =
+                    Connection { port: choice.port, endpoint: *endpoint, translated, seen: Instant::now() };
                 self.connections.insert(tuple, connection);
             }
         }
