@@ -101,6 +101,9 @@ pub struct Flags {
     /// How traffic from outside for a backend on another node is turned around without entering the stack
     #[arg(long, value_enum, default_value_t = FastPath::Auto)]
     pub external_fast_path: FastPath,
+    /// Where TC programs are attached. For tests: what a kernel without TCX does is tried on every kernel
+    #[arg(long, value_enum, default_value_t = TcHook::Auto, hide = true)]
+    pub tc: TcHook,
     /// Services for which the tables have room
     #[arg(long, value_name = "N", default_value_t = Sizes::default().services, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_services: u32,
@@ -202,6 +205,15 @@ pub enum FastPath {
     Tc,
     /// Through the stack, like everything else.
     Off,
+}
+
+/// Where TC programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TcHook {
+    /// By TCX links where the kernel has them, else as filters.
+    Auto,
+    /// As filters in a clsact qdisc.
+    Clsact,
 }
 
 /// Ports A to B, both included.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::{devices, links, pins, ports};
+use super::{links, pins, ports};
 
 /// Detaches all programs, frees all maps and gives back the reserved ports. What was taken away, one line each. Refused
 /// while an agent runs.
@@ -18,11 +18,7 @@ pub fn cleanup(bpffs: &Path) -> anyhow::Result<Vec<String>> {
     let mut done = Vec::new();
     // First the programs: without them nobody looks at the maps.
     done.extend(empty(&links::link_dir(bpffs), "program")?);
-    for name in devices::all_names()? {
-        if links::detach_filter(&name) {
-            done.push(format!("program in the qdisc of {name}"));
-        }
-    }
+    done.extend(links::remove_filters()?);
     for entry in fs::read_dir(bpffs).with_context(|| format!("cannot read {}", bpffs.display()))? {
         let path = entry?.path();
         if path.is_dir() && is_map_dir(&path) {

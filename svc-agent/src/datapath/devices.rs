@@ -387,13 +387,6 @@ fn read_address(message: &AddressMessage) -> Option<Bound> {
     })
 }
 
-/// Names of all devices of this network namespace.
-pub fn all_names() -> anyhow::Result<Vec<String>> {
-    let text = std::fs::read_to_string("/proc/self/net/dev").context("cannot read /proc/self/net/dev")?;
-    // Two lines of headings.
-    Ok(text.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect())
-}
-
 /// Name of a device of this network namespace.
 pub fn name(index: u32) -> Option<String> {
     let mut name = [0u8; libc::IF_NAMESIZE];

@@ -4,8 +4,7 @@
 //! the program in one step, so no packet ever passes a device without a program. Links are named by hook and
 //! interface index and are independent of the schema of the maps.
 //!
-//! Where the kernel has no TCX (before 6.6), TC programs hang in a clsact qdisc as a filter of fixed priority and
-//! handle. Such a filter cannot be pinned and does not need it: it stays until it is deleted, and is replaced in place.
+//! Where the kernel has no TCX (before 6.6), TC programs are [`filters`], which outlive the agent by themselves.
 
 use std::fs;
 use std::io;
@@ -13,16 +12,13 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use aya::programs::TcAttachType;
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 
 use super::bpf::{self, AttachType, Target};
+use super::filters::{self, Direction};
 use super::load::{Hook, Programs};
 
-/// Priority of the filter where there is no TCX. Low, so that it comes before those of others.
-const PRIORITY: u16 = 5;
-/// Handle of the filter.
-const HANDLE: TcHandle = TcHandle::new(0, 0x5c);
+/// The programs that hang at TC.
+const TC: [Hook; 2] = [Hook::TcIngress, Hook::TcEgress];
 
 /// How an XDP program is attached: flags of `BPF_LINK_CREATE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,20 +65,19 @@ impl Links {
     }
 
     /// Puts a program on a device's TC hook.
-    pub fn attach_tc(&self, programs: &mut Programs, hook: Hook, index: u32, name: &str) -> anyhow::Result<Attached> {
-        let (tcx, direction) = match hook {
-            Hook::TcEgress => (AttachType::TcxEgress, TcAttachType::Egress),
-            _ => (AttachType::TcxIngress, TcAttachType::Ingress),
+    pub fn attach_tc(&self, programs: &Programs, hook: Hook, index: u32, name: &str) -> anyhow::Result<Attached> {
+        let program = programs.fd(hook)?;
+        // Where kube-proxy would translate: after the programs of others on the way in, before them on the way out.
+        let (tcx, direction, order) = match hook {
+            Hook::TcEgress => (AttachType::TcxEgress, Direction::Egress, bpf::FIRST),
+            _ => (AttachType::TcxIngress, Direction::Ingress, 0),
         };
-        if self.tcx {
-            // Where kube-proxy would translate: after the programs of others on the way in, before them on the way out.
-            let order = if hook == Hook::TcEgress { bpf::FIRST } else { 0 };
-            return self
-                .attach(&Self::device_link(hook, index), programs.fd(hook)?, Target::Device(index), tcx, order)
-                .with_context(|| format!("cannot attach {} to {name}", hook.name()));
-        }
-        attach_filter(programs, hook, name, direction)
-            .with_context(|| format!("cannot attach {} to {name}", hook.name()))
+        let attached = if self.tcx {
+            self.attach(&Self::device_link(hook, index), program, Target::Device(index), tcx, order)
+        } else {
+            filters::put(index, direction, program, hook.name())
+        };
+        attached.with_context(|| format!("cannot attach {} to {name}", hook.name()))
     }
 
     /// Puts the XDP program on a device.
@@ -140,12 +135,22 @@ impl Links {
         remove_pin(&self.dir.join(name))
     }
 
-    /// Removes the pins of links whose device is gone, and of XDP links for which `keep` says no; their names.
+    /// Removes the pins of links whose device is gone, and all attachments for which `keep` says no; their names.
     pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
         let mut removed = Vec::new();
         for (name, info) in list(&self.dir)? {
-            if info.target == 0 || !keep(&name) {
+            // Of TC programs there are links or filters: one of both on a device would translate twice.
+            let wrong_kind = !self.tcx && TC.iter().any(|hook| name.starts_with(hook.name()));
+            if info.target == 0 || wrong_kind || !keep(&name) {
                 self.detach(&name).with_context(|| format!("cannot remove {}", self.dir.join(&name).display()))?;
+                removed.push(name);
+            }
+        }
+        for place in filters::find(&TC.map(Hook::name)).context("cannot list the filters of all devices")? {
+            let name = format!("{}_{}", place.name, place.index);
+            if self.tcx || !keep(&name) {
+                filters::remove(place.index, place.direction, &place.name)
+                    .with_context(|| format!("cannot remove the filter {} of {}", place.name, place.device))?;
                 removed.push(name);
             }
         }
@@ -177,29 +182,13 @@ pub fn list(dir: &Path) -> anyhow::Result<Vec<(String, bpf::LinkInfo)>> {
     Ok(links)
 }
 
-/// Puts a program into the clsact qdisc of a device, in place of its predecessor.
-fn attach_filter(programs: &mut Programs, hook: Hook, name: &str, at: TcAttachType) -> anyhow::Result<Attached> {
-    // That the qdisc is there already is the usual case, and any other fault shows in the next step.
-    let _ = tc::qdisc_add_clsact(name);
-    let program = programs.classifier(hook)?;
-    let old = SchedClassifierLink::attached(name, at, PRIORITY, HANDLE, None)?;
-    let (link, attached) = match program.attach_to_link(old) {
-        Ok(link) => (link, Attached::Replaced),
-        Err(_) => {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-            (program.attach_with_options(name, at, TcAttachOptions::Netlink(options))?, Attached::New)
-        }
-    };
-    // The filter has to stay when this process goes.
-    std::mem::forget(program.take_link(link)?);
-    Ok(attached)
-}
-
-/// Takes the filters of [`attach_filter`] away; `false` if the device had none.
-pub fn detach_filter(name: &str) -> bool {
-    [(TcAttachType::Ingress, Hook::TcIngress), (TcAttachType::Egress, Hook::TcEgress)]
-        .into_iter()
-        .filter(|(at, hook)| tc::qdisc_detach_program(name, *at, hook.name()).is_ok())
-        .count()
-        > 0
+/// Takes the filters away that stand for links where there is no TCX; one line each.
+pub fn remove_filters() -> anyhow::Result<Vec<String>> {
+    let mut done = Vec::new();
+    for place in filters::find(&TC.map(Hook::name)).context("cannot list the filters of all devices")? {
+        filters::remove(place.index, place.direction, &place.name)
+            .with_context(|| format!("cannot remove the filter {} of {}", place.name, place.device))?;
+        done.push(format!("program {} in the qdisc of {}", place.name, place.device));
+    }
+    Ok(done)
 }

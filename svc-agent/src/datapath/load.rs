@@ -1,12 +1,12 @@
 //! The kernel object: embedded in the agent, loaded onto the maps of a datapath.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use aya::maps::Map;
-use aya::programs::{Program, SchedClassifier};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use svc_common::tables::MAPS;
 
@@ -214,12 +214,12 @@ impl Programs {
         Ok(fd.with_context(|| format!("program {}", hook.name()))?.as_fd())
     }
 
-    /// The TC program, for attaching where there is no TCX.
-    pub(super) fn classifier(&mut self, hook: Hook) -> anyhow::Result<&mut SchedClassifier> {
-        match self.program_mut(hook)? {
-            Program::SchedClassifier(program) => Ok(program),
-            _ => bail!("program {} is no TC program", hook.name()),
-        }
+    /// How many instructions the verifier has walked to accept a loaded program; `None` where the kernel does not say
+    /// (before 5.16).
+    pub fn verified(&self, hook: Hook) -> anyhow::Result<Option<u64>> {
+        let path = format!("/proc/self/fdinfo/{}", self.fd(hook)?.as_raw_fd());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        Ok(text.lines().find_map(|line| line.strip_prefix("verified_insns:")?.trim().parse().ok()))
     }
 
     /// Runs a program on a packet of one's own.

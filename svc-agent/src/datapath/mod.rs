@@ -10,6 +10,8 @@
 //! | [`load`] | the kernel object: programs on their maps
 //! | [`gc`] | the garbage collector |
 //! | [`links`] | attachments: pinned, updated, never detached |
+//! | [`filters`] | TC programs where there is no TCX |
+//! | [`netlink`] | netlink by hand, for what rtnetlink has no types for |
 //! | [`devices`] | which devices are served, and the addresses of the node |
 //! | [`pins`] | the folder of pins: one agent at a time |
 //! | [`ports`] | ports kept out of the host's own use |
@@ -24,10 +26,12 @@ pub mod bpf;
 pub mod cleanup;
 pub mod devices;
 pub mod empty;
+pub mod filters;
 pub mod gc;
 pub mod links;
 pub mod load;
 pub mod maps;
+pub mod netlink;
 pub mod pins;
 pub mod ports;
 mod primary;

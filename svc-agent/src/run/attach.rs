@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use anyhow::Context as _;
 use svc_common::tables::{Device, device};
 
-use crate::cli::flags::{FastPath, Flags, SocketLb};
+use crate::cli::flags::{FastPath, Flags, SocketLb, TcHook};
 use crate::datapath::devices::{Role, Served};
 use crate::datapath::gc::Gc;
 use crate::datapath::links::{Attached, Links, XdpMode};
@@ -52,7 +52,7 @@ impl Attachments {
         Ok(Self {
             programs,
             loaded,
-            links: Links::new(&flags.bpffs, probe::has_tcx())?,
+            links: Links::new(&flags.bpffs, flags.tc == TcHook::Auto && probe::has_tcx())?,
             fast_path: flags.external_fast_path,
             served: BTreeMap::new(),
             wanted: BTreeSet::new(),
@@ -115,7 +115,7 @@ impl Attachments {
     /// Puts the programs on one device, and says whether XDP is among them; `None` if it has to be tried again.
     fn attach(&mut self, index: u32, served: &Served) -> Option<bool> {
         for hook in [Hook::TcIngress, Hook::TcEgress] {
-            match self.links.attach_tc(&mut self.programs, hook, index, &served.name) {
+            match self.links.attach_tc(&self.programs, hook, index, &served.name) {
                 Ok(attached) => log(attached, hook, served),
                 Err(error) => {
                     self.say(format!("{error:#}"));

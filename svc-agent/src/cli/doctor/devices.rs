@@ -7,6 +7,7 @@ use super::Report;
 use crate::cli::flags::{FastPath, Flags};
 use crate::datapath::bpf::{self, AttachType, Target};
 use crate::datapath::devices::{Role, Selection, Served, Watch};
+use crate::datapath::filters::{self, Direction};
 use crate::datapath::{Hook, probe};
 
 pub(super) async fn examine(flags: &Flags, report: &mut Report) -> anyhow::Result<BTreeMap<u32, Served>> {
@@ -17,14 +18,15 @@ pub(super) async fn examine(flags: &Flags, report: &mut Report) -> anyhow::Resul
     if served.is_empty() {
         report.warn("devices", "none would be served; --devices says which");
     }
-    let tc = if probe::has_tcx() { "TCX" } else { "clsact" };
+    let tcx = probe::has_tcx();
+    let tc = if tcx { "TCX" } else { "clsact" };
     for (index, device) in &served {
         let mut modes = vec![tc.to_owned()];
         if device.role == Role::Uplink {
             modes.push(xdp(flags, device).to_owned());
         }
         report.note(format!("device {}", device.name), format!("{}: {}", device.role.name(), modes.join(", ")));
-        others(*index, device, report);
+        others(*index, device, tcx, report);
     }
     Ok(served)
 }
@@ -40,10 +42,19 @@ fn xdp(flags: &Flags, device: &Served) -> &'static str {
 }
 
 /// Programs of others at the same places. Those of TC live side by side; XDP has room for one.
-fn others(index: u32, device: &Served, report: &mut Report) {
+fn others(index: u32, device: &Served, tcx: bool, report: &mut Report) {
     let ours: Vec<&str> = Hook::ALL.iter().map(|hook| hook.name()).collect();
-    for (at, place) in [(AttachType::TcxIngress, "ingress"), (AttachType::TcxEgress, "egress")] {
-        let names = names(index, at);
+    for (at, direction, place) in
+        [(AttachType::TcxIngress, Direction::Ingress, "ingress"), (AttachType::TcxEgress, Direction::Egress, "egress")]
+    {
+        // Filters run after all programs of TCX.
+        let mut names = if tcx { names(index, at) } else { Vec::new() };
+        names.extend(
+            filters::list(index, direction)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|filter| if filter.name.is_empty() { format!("filter {}", filter.kind) } else { filter.name }),
+        );
         let strangers: Vec<_> = names.iter().filter(|name| !ours.contains(&name.as_str())).cloned().collect();
         if !strangers.is_empty() {
             report.note(

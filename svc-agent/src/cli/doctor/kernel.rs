@@ -25,7 +25,10 @@ pub(super) fn examine(flags: &Flags, report: &mut Report) {
     if probe::has_tcx() {
         report.good("TC", "TCX: programs are attached by links that outlive the agent");
     } else {
-        report.note("TC", "no TCX (kernel 6.6): programs hang in a clsact qdisc, which whoever resets qdiscs removes");
+        report.note(
+            "TC",
+            "no TCX (kernel 6.6): programs are filters in a clsact qdisc, and go when somebody deletes that",
+        );
     }
     sockets(flags, report);
     programs(report);
@@ -57,16 +60,23 @@ fn programs(report: &mut Report) {
     let globals =
         Globals { hz: probe::ticks_per_second().unwrap_or(250), mark: 0x4000, netns_cookie: 0, socket_all: true };
     let sizes = Sizes { services: 1, endpoints: 1, flows: 1 };
-    let mut refused = 0;
+    let (mut accepted, mut verified) = (0, Some(0));
     for hook in Hook::ALL {
-        if let Err(error) = Programs::load_private(sizes, &globals, &[hook]) {
-            refused += 1;
-            // The log of the verifier is for developers; its cause is in the first lines.
-            let text = format!("{error:#}");
-            report.bad(format!("program {}", hook.name()), text.lines().next().unwrap_or_default());
+        match Programs::load_private(sizes, &globals, &[hook]) {
+            Ok((programs, _maps)) => {
+                accepted += 1;
+                let walked = programs.verified(hook).ok().flatten();
+                verified = verified.zip(walked).map(|(sum, walked)| sum + walked);
+            }
+            Err(error) => {
+                // The log of the verifier is for developers; its cause is in the first lines.
+                let text = format!("{error:#}");
+                report.bad(format!("program {}", hook.name()), text.lines().next().unwrap_or_default());
+            }
         }
     }
-    if refused == 0 {
-        report.good("programs", "the kernel accepts all of them");
+    if accepted == Hook::ALL.len() {
+        let walked = verified.map(|walked| format!(" ({walked} instructions verified)")).unwrap_or_default();
+        report.good("programs", format!("the kernel accepts all {accepted}{walked}"));
     }
 }

@@ -3,16 +3,11 @@
 use std::fmt;
 use std::io;
 
-use rtnetlink::sys::{Socket, SocketAddr};
+use crate::datapath::netlink::{DUMP, NETFILTER, Request, attributes, text, word};
 
-/// Netlink protocol and message numbers (`linux/netlink.h`, `linux/netfilter/nf_tables.h`).
-const NETLINK_NETFILTER: isize = 12;
+/// Message numbers (`linux/netfilter/nf_tables.h`).
 const GET_CHAIN: u16 = (10 << 8) | 4;
 const NEW_CHAIN: u16 = (10 << 8) | 3;
-const REQUEST_DUMP: u16 = 0x1 | 0x300;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const HEADER: usize = 16;
 /// `struct nfgenmsg`.
 const GENERIC: usize = 4;
 
@@ -46,62 +41,10 @@ impl fmt::Display for Chain {
     }
 }
 
-/// All chains of this network namespace.
+/// All chains of this network namespace; none without nf_tables in the kernel.
 pub(in crate::cli) fn chains() -> io::Result<Vec<Chain>> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut request = Vec::new();
-    request.extend(((HEADER + GENERIC) as u32).to_ne_bytes());
-    request.extend(GET_CHAIN.to_ne_bytes());
-    request.extend(REQUEST_DUMP.to_ne_bytes());
-    request.extend([0; 8 + GENERIC]);
-    socket.send(&request, 0)?;
-    let mut chains = Vec::new();
-    loop {
-        let (packet, _) = socket.recv_from_full()?;
-        let mut rest = packet.as_slice();
-        while let Some((kind, body, next)) = message(rest) {
-            match kind {
-                DONE => return Ok(chains),
-                ERROR => {
-                    let code = word(body).map_or(0, i32::from_ne_bytes);
-                    // Without nf_tables in the kernel there are no chains.
-                    return if code == 0 { Ok(chains) } else { Err(io::Error::from_raw_os_error(-code)) };
-                }
-                NEW_CHAIN => chains.extend(chain(body)),
-                _ => {}
-            }
-            rest = next;
-        }
-    }
-}
-
-fn word(bytes: &[u8]) -> Option<[u8; 4]> {
-    bytes.first_chunk().copied()
-}
-
-/// Type and body of the first message, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let len = u32::from_ne_bytes(word(bytes)?) as usize;
-    let kind = u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]);
-    let body = bytes.get(HEADER..len)?;
-    Some((kind, body, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-/// Type and value of each attribute.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let len = usize::from(u16::from_ne_bytes([*bytes.first()?, *bytes.get(1)?]));
-        let kind = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]) & 0x3fff;
-        let value = bytes.get(4..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+    let answers = Request::new(GET_CHAIN, DUMP, &[0; GENERIC]).ask(NETFILTER)?;
+    Ok(answers.iter().filter(|(kind, _)| *kind == NEW_CHAIN).filter_map(|(_, body)| chain(body)).collect())
 }
 
 /// A body of NFT_MSG_NEWCHAIN.
@@ -132,12 +75,11 @@ fn chain(body: &[u8]) -> Option<Chain> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::netlink::push;
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let mut bytes = Vec::new();
+        push(&mut bytes, kind, value);
         bytes
     }
 
@@ -158,7 +100,6 @@ mod tests {
     #[test]
     fn what_ends_early_is_no_chain() {
         assert_eq!(chain(&[]), None);
-        assert_eq!(message(&[20, 0, 0, 0, 3, 10]), None);
-        assert_eq!(attributes(&[40, 0, 1, 0, 1]).count(), 0);
+        assert_eq!(chain(&[2, 0]), None);
     }
 }
