@@ -2,7 +2,6 @@
 //!
 //! The other column of that table, bytecode, is asserted by `cargo xtask lint`, which also has both written anew.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::{env, fs};
 
 use anyhow::{Context as _, Result};
@@ -13,13 +12,6 @@ const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../xtask/budget.json"
 /// Room in a new budget, in percent: verifiers of other kernels prune a little differently.
 const ROOM: u64 = 20;
 
-/// The instructions that the verifier has walked, of all paths together.
-fn verified(program: BorrowedFd<'_>) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
-    let value = text.lines().find_map(|line| line.strip_prefix("verified_insns:"));
-    Ok(value.context("this kernel (older than 5.16) does not count")?.trim().parse()?)
-}
-
 #[test]
 fn the_verifier_s_work_is_within_the_budget() -> Result<()> {
     let sizes = Sizes { services: 100, endpoints: 1000, flows: 1000 };
@@ -28,7 +20,7 @@ fn the_verifier_s_work_is_within_the_budget() -> Result<()> {
     let mut budget: Map<String, Value> = serde_json::from_str(&fs::read_to_string(BUDGET)?)?;
     let mut over = Vec::new();
     for hook in Hook::ALL {
-        let now = verified(programs.fd(hook)?)?;
+        let now = programs.verified(hook)?.context("this kernel (older than 5.16) does not count")?;
         let row = budget.get_mut(hook.name()).with_context(|| format!("{BUDGET} has no row {}", hook.name()))?;
         if env::var_os("SVC_WRITE_BUDGET").is_some() {
             row["verified"] = (now + now * ROOM / 100).next_multiple_of(100).into();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::place::{Job, Place};
-use super::{Node, tool, topology};
+use super::{Node, tool, topology, wait};
 
 /// A running agent, and what is needed to start it again.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Agent {
     /// Waits until it has served its first full state; says why when it ends instead.
     pub fn wait_ready(&mut self) -> Result<Duration> {
         let began = Instant::now();
-        let deadline = Duration::from_secs(20);
+        let deadline = wait::patience(Duration::from_secs(20));
         loop {
             if let Some(status) = self.job.ended()? {
                 bail!("the agent of {} ended with {status}: see {}", self.node, self.log.display());

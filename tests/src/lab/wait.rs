@@ -7,9 +7,16 @@ use anyhow::{Result, bail};
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(10);
 
+/// How long to wait on this machine for what usually takes no longer than `usual`: an emulated one says in
+/// `SVC_LAB_PATIENCE` how many times as slow it is.
+pub fn patience(usual: Duration) -> Duration {
+    let times = std::env::var("SVC_LAB_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    usual * times
+}
+
 /// Asks until the answer is `Ok`, and returns how long that took; past the deadline the last error is the answer.
 pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> Result<()>) -> Result<Duration> {
-    let began = Instant::now();
+    let (began, deadline) = (Instant::now(), patience(deadline));
     loop {
         match holds() {
             Ok(()) => return Ok(began.elapsed()),
