@@ -19,7 +19,7 @@ use svc_common::tuple::Tuple;
 use svc_common::verdict::Reason;
 
 /// What only the agent writes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tables<A: Hash + Eq> {
     /// Frontends.
     pub frontends: HashMap<FrontendKey<A>, Frontend>,
@@ -65,6 +65,11 @@ impl<A: Family + Hash> Tables<A> {
         let (word, bit) = filter_bit(key.addr);
         self.filter[word as usize] |= bit;
         self.frontends.insert(key, frontend);
+    }
+
+    /// Sets a word of the address filter.
+    pub fn set_filter_word(&mut self, index: u32, word: u64) {
+        self.filter[index as usize] = word;
     }
 
     /// A word of the address filter.

@@ -8,8 +8,10 @@
 //! |---|---|
 //! | [`memory`] | a flow map with the slots of the kernel's: what is deleted can still be read through an old pointer |
 //! | [`replay`] | one access at a time: surroundings that can be stopped and continued |
+//! | [`updates`] | the agent's writes against a packet that reads: no packet finds half a service |
 //! | [`protocol`] | the life of one flow: packets, collector, eviction, sweep; what must hold |
 
 pub mod memory;
 pub mod protocol;
 pub mod replay;
+pub mod updates;

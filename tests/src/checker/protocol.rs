@@ -16,7 +16,7 @@ use svc_common::tuple::Tuple;
 use svc_common::verdict::Reason;
 
 use super::memory::Memory;
-use super::replay::{Log, Mutation, Replay, Shared, step};
+use super::replay::{Contested, Log, Mutation, Replay, Shared, step};
 use crate::fake::Tables;
 
 /// Device of the clients, and device by which packets leave to backends.
@@ -287,7 +287,7 @@ impl Scenario {
     ) -> Option<Result<(Tuple<V4>, bool), Reason>> {
         let Journey { tuple, event, devices: [arrives, leaves], .. } = journey;
         let packet = Packet { tuple, event, piece: Piece::Whole, fragment_id: 0, length: 60, l3: 14, l4: 34 };
-        let result = step(tables, shared, log, die, self.mutation, |env| {
+        let result = step((tables, Contested::Flows), shared, log, die, self.mutation, |env| {
             let mut packet = packet;
             match journey.marked {
                 None => ingress(&env, &mut packet, arrives),
@@ -346,7 +346,9 @@ impl Scenario {
             actor.at += 1;
             return;
         };
-        if step(tables, shared, &mut actor.log, die, self.mutation, |env| look(&env, &key)).is_some() {
+        if step((tables, Contested::Flows), shared, &mut actor.log, die, self.mutation, |env| look(&env, &key))
+            .is_some()
+        {
             actor.log = Log::default();
             keys.pop();
         }

@@ -2,6 +2,8 @@
 //!
 //! A job is run from its beginning again and again: accesses that it has made already are answered from its log, the
 //! next one is made and noted, and the one after that stops the job. So one call of [`step`] is one access.
+//!
+//! Which maps others change meanwhile, and which accesses therefore count, is the model's choice ([`Contested`]).
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -33,6 +35,29 @@ enum Answer {
     Stored(Option<bool>),
     Done,
     Now(u32),
+    Word(u64),
+    Id(Option<u32>),
+    Frontend(Shown<Option<Frontend>>),
+    Backend(Shown<Option<Backend<V4>>>),
+}
+
+/// A value that is hashed by what it looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shown<T>(T);
+
+impl<T: std::fmt::Debug> std::hash::Hash for Shown<T> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        format!("{:?}", self.0).hash(state);
+    }
+}
+
+/// The maps that somebody else changes while a job runs: each access to one of them is a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contested {
+    /// The flow map. The tables of the agent do not change.
+    Flows,
+    /// The tables of the agent. The flow map is the job's own.
+    Tables,
 }
 
 /// A flow that can be hashed.
@@ -57,8 +82,9 @@ struct Pause;
 /// The surroundings of one step of one job.
 #[derive(Debug)]
 pub struct Replay<'a> {
-    /// Tables that do not change.
+    /// Tables as they are in this step.
     tables: &'a Tables<V4>,
+    contested: Contested,
     shared: RefCell<&'a mut Shared>,
     log: RefCell<&'a mut Log>,
     cursor: Cell<usize>,
@@ -81,7 +107,7 @@ pub enum Mutation {
 
 /// Runs one step of a job. `Some` when it has come to its end.
 pub fn step<R>(
-    tables: &Tables<V4>,
+    (tables, contested): (&Tables<V4>, Contested),
     shared: &mut Shared,
     log: &mut Log,
     die: u32,
@@ -90,6 +116,7 @@ pub fn step<R>(
 ) -> Option<R> {
     let replay = Replay {
         tables,
+        contested,
         shared: RefCell::new(shared),
         log: RefCell::new(log),
         cursor: Cell::new(0),
@@ -105,17 +132,30 @@ pub fn step<R>(
 }
 
 impl Replay<'_> {
-    /// One access: from the log, or made now, or put off to the next step.
+    /// One access to the flow map.
     fn access(&self, make: impl FnOnce(&mut Shared) -> Answer) -> Answer {
+        self.any_access(Contested::Flows, |shared, _| make(shared))
+    }
+
+    /// One reading of the agent's tables.
+    fn consult(&self, make: impl FnOnce(&Tables<V4>) -> Answer) -> Answer {
+        match self.contested {
+            Contested::Flows => make(self.tables),
+            Contested::Tables => self.any_access(Contested::Tables, |_, tables| make(tables)),
+        }
+    }
+
+    /// One access: from the log, or made now, or put off to the next step.
+    fn any_access(&self, to: Contested, make: impl FnOnce(&mut Shared, &Tables<V4>) -> Answer) -> Answer {
         let at = self.cursor.get();
         self.cursor.set(at + 1);
         if let Some(answer) = self.log.borrow().0.get(at) {
             return answer.clone();
         }
-        if self.spent.replace(true) {
+        if to == self.contested && self.spent.replace(true) {
             resume_unwind(Box::new(Pause));
         }
-        let answer = make(&mut self.shared.borrow_mut());
+        let answer = make(&mut self.shared.borrow_mut(), self.tables);
         self.log.borrow_mut().0.push(answer.clone());
         answer
     }
@@ -127,7 +167,7 @@ impl Replay<'_> {
         if let Some(Answer::Now(now)) = self.log.borrow().0.get(at) {
             return *now;
         }
-        if self.spent.get() {
+        if self.contested == Contested::Flows && self.spent.get() {
             resume_unwind(Box::new(Pause));
         }
         let now = self.shared.borrow().now;
@@ -231,19 +271,31 @@ impl<'e, 'a> Env<V4> for &'e Replay<'a> {
     }
 
     fn frontend(&self, key: &FrontendKey<V4>) -> Option<Frontend> {
-        self.tables.frontends.get(key).copied()
+        match self.consult(|tables| Answer::Frontend(Shown(tables.frontends.get(key).copied()))) {
+            Answer::Frontend(frontend) => frontend.0,
+            other => panic!("a replayed job took another way: {other:?}"),
+        }
     }
 
     fn backend(&self, id: u32) -> Option<Backend<V4>> {
-        self.tables.backends.get(&id).copied()
+        match self.consult(|tables| Answer::Backend(Shown(tables.backends.get(&id).copied()))) {
+            Answer::Backend(backend) => backend.0,
+            other => panic!("a replayed job took another way: {other:?}"),
+        }
     }
 
     fn slot(&self, index: u32) -> Option<u32> {
-        self.tables.slots.get(index as usize).copied()
+        match self.consult(|tables| Answer::Id(tables.slots.get(index as usize).copied())) {
+            Answer::Id(id) => id,
+            other => panic!("a replayed job took another way: {other:?}"),
+        }
     }
 
     fn filter_word(&self, index: u32) -> u64 {
-        self.tables.filter_word(index)
+        match self.consult(|tables| Answer::Word(tables.filter_word(index))) {
+            Answer::Word(word) => word,
+            other => panic!("a replayed job took another way: {other:?}"),
+        }
     }
 
     fn settings(&self) -> Option<&Settings> {
