@@ -13,6 +13,7 @@ mod setup;
 mod test;
 mod toolchain;
 mod tools;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ enum Command {
     Image(image::Args),
     /// Random objects and packets through the real programs and through the model, as long as asked
     Fuzz(launch::Fuzz),
+    /// What depends on the kernel, on Debian's kernels under QEMU
+    Vm(vm::Args),
     /// Everything that can be judged without running the programs
     Lint(lint::Args),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => launch::bench(&args),
         Command::Image(args) => image::run(&args),
         Command::Fuzz(args) => launch::fuzz(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Lint(args) => lint::run(&args),
     };
     match done {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::run::{cargo, root, run as run_command};
-use crate::{build_ebpf, machine, setup, tools};
+use crate::{build_ebpf, machine, setup, tools, vm};
 
 /// `test`
 #[derive(clap::Args)]
@@ -32,6 +32,8 @@ enum Tier {
     Lab,
     /// A real Kubernetes control plane
     Cluster,
+    /// What depends on the kernel, on Debian's kernels under QEMU; only when asked for
+    Vm,
 }
 
 /// How a tier ended.
@@ -47,12 +49,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut ends = Vec::new();
     let mut prepared = None;
     for tier in Tier::value_variants().iter().filter(|tier| !by_name || chosen.contains(tier)) {
-        let end = match tier.obstacle() {
+        // Minutes on a quick machine: for when the kernel programs or their attachments change.
+        let unasked = (*tier == Tier::Vm && !by_name).then(|| "takes minutes; type: cargo xtask vm".to_owned());
+        let end = match tier.obstacle().or(unasked) {
             Some(reason) if by_name => End::Failed(reason),
             Some(reason) => End::Skipped(reason),
             None => {
                 println!("\n== {}: {}", tier.name(), tier.what());
-                let ready = if *tier == Tier::Host { &None } else { prepared.get_or_insert_with(|| prepare().err()) };
+                let ready = if matches!(tier, Tier::Host | Tier::Vm) {
+                    &None
+                } else {
+                    prepared.get_or_insert_with(|| prepare().err())
+                };
                 match (ready, tier) {
                     (Some(error), _) => End::Failed(format!("{error:#}")),
                     (None, tier) => {
@@ -87,7 +95,7 @@ fn prepare() -> Result<()> {
 }
 
 /// One selection for everything, so that dependencies are built once, with one set of features.
-const MEMBERS: [&str; 3] = ["--workspace", "--exclude", "svc-ebpf"];
+pub(crate) const MEMBERS: [&str; 3] = ["--workspace", "--exclude", "svc-ebpf"];
 
 impl Tier {
     fn name(self) -> String {
@@ -105,6 +113,7 @@ impl Tier {
             Self::Run => machine::no_programs(),
             Self::Lab => machine::no_namespaces(),
             Self::Cluster => machine::no_control_plane(),
+            Self::Vm => return vm::obstacle(),
         };
         let empty = || (self != Self::Host && !self.has_tests()).then(|| "there are no tests of this tier".to_owned());
         obstacle.or_else(empty)
@@ -116,6 +125,9 @@ impl Tier {
     }
 
     fn run(self, harness: &[String]) -> Result<()> {
+        if self == Self::Vm {
+            return vm::run(&vm::Args::default());
+        }
         let mut tests = cargo(&["test"]);
         tests.args(MEMBERS).arg("--no-fail-fast");
         if self == Self::Host {
