@@ -153,6 +153,8 @@ impl Skb {
     fields! {
         /// Number of bytes, also of those outside of linear memory.
         len: len;
+        /// For whom the link layer says that the packet is; 0 for this host.
+        kind: pkt_type;
         /// The packet mark.
         mark: mark;
         /// Ethernet type that the stack believes, in network byte order.

@@ -130,10 +130,11 @@ pub(crate) fn leads_outward(ifindex: u32) -> bool {
     Kernel.device_by_index(ifindex).is_some_and(|device| device.flags & device::OUTWARD != 0)
 }
 
-/// Whether a packet at TC ingress has the shape that can be turned around: an Ethernet header and no tags.
+/// Whether a packet at TC ingress can be turned around: it has an Ethernet header, no tags, and was sent to this host.
+/// A device that listens to everything sees the frames of others as well, and who was meant turns them around.
 #[inline(always)]
 pub(crate) fn is_plain<A>(skb: &Skb, packet: &Packet<A>) -> bool {
-    packet.l3 == ether::HEADER && skb.vlan_present() == 0
+    packet.l3 == ether::HEADER && skb.vlan_present() == 0 && skb.kind() == 0
 }
 
 /// The way on of a packet at TC ingress that becomes `tuple` and is turned around; `None` if that is the stack's to

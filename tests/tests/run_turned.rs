@@ -381,9 +381,27 @@ fn nothing_is_turned_where_it_is_not_asked_for() {
             assert!(opened.is_marked());
             node.withdraw(cast.node_port, protocol);
         }
+        let client = |number: u16| cast.outside.replace("50000", &(50_000 + number).to_string());
+        // Nor what leads to somebody on this node, whoever says that he is elsewhere.
+        wires.connect(node);
+        wires.declare(node, wires.eth1, device::XDP, ["198.51.100.1", "2001:db8:1::1"]);
+        serve(node, cast, 17, cast.eth1);
+        let frame = Frame::new(&client(1), cast.node_port, Kind::Udp);
+        ended(&node.xdp(&frame), PASS, Reason::LeftToStack);
+        let plain = node.ingress(&frame);
+        ended(&plain, NEXT, Reason::Translated);
+        goes(&plain, &client(1), cast.eth1);
+        node.withdraw(cast.node_port, 17);
+        // Nor what was sent to another host, and is only overheard.
+        serve(node, cast, 6, cast.eth0);
+        let mut bytes = Frame::new(&client(2), cast.node_port, SYN).bytes();
+        bytes[5] ^= 0x40;
+        let overheard = node.run(Hook::TcIngress, &bytes, 0, 0);
+        ended(&overheard, NEXT, Reason::Opened);
+        node.withdraw(cast.node_port, 6);
         // Nor what is for nobody outside.
         node.serve(2, cast.node_port, 6, NODE_PORT, 0, &[cast.eth0]);
-        ended(&node.ingress(&Frame::new(cast.outside, cast.node_port, SYN)), NEXT, Reason::Translated);
+        ended(&node.ingress(&Frame::new(&client(3), cast.node_port, SYN)), NEXT, Reason::Opened);
     });
 }
 

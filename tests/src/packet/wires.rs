@@ -21,8 +21,8 @@ use svc_common::tables::{Device, device};
 use super::Node;
 use crate::lab::tool;
 
-/// Link address of eth0 and eth1.
-pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa0];
+/// Link address of the devices, to which a [`super::Frame`] is sent.
+pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Link address of the gateway to everywhere.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 /// Link address of the other node.
@@ -58,7 +58,7 @@ impl Wires {
             ("over0", 1400, "10.1.0.0/32", "fd01::/128"),
         ] {
             lines += &format!(
-                "link add {name} address 02:00:00:00:00:a0 mtu {mtu} type veth peer name {name}-far\n\
+                "link add {name} address 02:00:00:00:00:01 mtu {mtu} type veth peer name {name}-far\n\
                  link set {name} up\nlink set {name}-far up\n\
                  addr add {v4} dev {name}\naddr add {v6} dev {name} nodad\n"
             );
