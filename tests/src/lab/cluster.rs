@@ -136,9 +136,10 @@ impl Lab {
     fn wait_listening(&self, pod: &Pod, ports: &[u16]) -> Result<()> {
         super::wait::until(&format!("{} listens", pod.name), std::time::Duration::from_secs(10), || {
             let listening = pod.place.output("ss", &["-Hltn"])?;
-            match ports.iter().find(|port| !listening.contains(&format!(":{port} "))) {
+            // Once a family: servers open one after the other, and UDP before TCP.
+            match ports.iter().find(|port| listening.matches(&format!(":{port} ")).count() < pod.ips.len()) {
                 None => Ok(()),
-                Some(port) => bail!("nobody listens on port {port} of {}", pod.name),
+                Some(port) => bail!("not both families listen on port {port} of {}", pod.name),
             }
         })
         .map(drop)

@@ -33,7 +33,9 @@ pub fn ask(ask: Ask, to: SocketAddr, count: u64) -> Report {
                 }
             }
             if endless {
-                started();
+                if report.ok > 0 {
+                    started();
+                }
                 // A load is to be there all the time, not to take all of it: an agent wants to start meanwhile.
                 std::thread::sleep(BEAT);
             }
@@ -75,7 +77,7 @@ fn hold_one(to: SocketAddr, stop: &(dyn Fn() -> bool + Sync), report: &mut Repor
     Ok(())
 }
 
-/// One UDP flow without pause, until standard input is closed. A datagram without an answer is a failure, and the next
+/// One UDP flow without pause, until standard input is closed; prints who answers whenever that changes. A datagram without an answer is a failure, and the next
 /// one is sent at the next beat all the same.
 pub fn flow(to: SocketAddr, connected: bool) -> Report {
     many(true, 1, |stop| {
@@ -95,14 +97,15 @@ fn flow_one(to: SocketAddr, connected: bool, stop: &(dyn Fn() -> bool + Sync), r
         let asked = Instant::now();
         match client::ask_again(&socket, (!connected).then_some(to)) {
             Ok(answer) => {
+                started();
                 if report.changes.last().is_none_or(|(_, last)| *last != answer.name) {
                     report.changes.push((millis(began.elapsed()), answer.name.clone()));
+                    println!("{}", answer.name);
                 }
                 report.answered(&answer, asked.elapsed());
             }
             Err(error) => report.failed(&error),
         }
-        started();
         std::thread::sleep(BEAT);
     }
     Ok(())

@@ -11,15 +11,20 @@ pub mod report;
 pub mod server;
 pub mod stream;
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::lab::place::Place;
 use crate::lab::tool;
 pub use report::Report;
+
+/// How long a load may take to its first answer.
+const START: Duration = Duration::from_secs(20);
 
 /// What a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +93,8 @@ fn run(place: &Place, args: &[&str]) -> Result<Report> {
 pub struct Load {
     child: Child,
     stdin: Option<ChildStdin>,
+    /// What it prints, line by line.
+    lines: mpsc::Receiver<String>,
 }
 
 impl Load {
@@ -100,25 +107,35 @@ impl Load {
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start lab-helper")?;
-        let stdin = child.stdin.take();
-        let mut load = Self { child, stdin };
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("just piped")?);
+        let (sender, lines) = mpsc::channel();
+        // Ends with the process, or when nobody listens any more.
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let load = Self { child, stdin, lines };
         // It says so when the first answer has come: only then there is a load.
-        let stdout = load.child.stdout.as_mut().context("just piped")?;
-        let mut line = String::new();
-        read_line(stdout, &mut line)?;
-        if line.trim() != "started" {
-            bail!("the load to {args:?} did not start: {line}");
+        let line = load.line(Instant::now() + START)?;
+        if line != "started" {
+            bail!("the load {args:?} did not start: {line}");
         }
         Ok(load)
     }
 
-    /// Ends it and returns its report.
+    /// Waits until a flow is answered by the server of this name.
+    pub fn answered_by(&self, name: &str, deadline: Instant) -> Result<()> {
+        while self.line(deadline).with_context(|| format!("{name} does not answer in time"))? != name {}
+        Ok(())
+    }
+
+    fn line(&self, deadline: Instant) -> Result<String> {
+        Ok(self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))?)
+    }
+
+    /// Ends it and returns its report: the last line.
     pub fn stop(mut self) -> Result<Report> {
         drop(self.stdin.take());
-        let mut stdout = BufReader::new(self.child.stdout.take().context("stopped once only")?);
-        let mut printed = String::new();
-        stdout.read_line(&mut printed)?;
-        self.child.wait()?;
+        let printed = self.lines.iter().last().context("lab-helper printed no report")?;
         serde_json::from_str(&printed).with_context(|| format!("lab-helper printed {printed:?}"))
     }
 }
@@ -128,13 +145,4 @@ impl Drop for Load {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Reads a line byte by byte, so that nothing after it is taken from the pipe.
-fn read_line(from: &mut impl io::Read, line: &mut String) -> io::Result<()> {
-    let mut byte = [0];
-    while from.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        line.push(char::from(byte[0]));
-    }
-    Ok(())
 }
