@@ -352,6 +352,11 @@ macro_rules! kernel_env {
             }
 
             #[inline(always)]
+            fn opened(&self, backend: u32) -> u32 {
+                BACKEND_STATS.get(backend_stats_index::<$addr>(backend)).map_or(0, |stats| stats.opened as u32)
+            }
+
+            #[inline(always)]
             fn active(&self, backend: u32) -> u64 {
                 let Some(stats) = BACKEND_STATS.get(backend_stats_index::<$addr>(backend)) else { return 0 };
                 // Read one after the other while both grow: a moment's difference must not look like 2^64.

@@ -271,6 +271,10 @@ impl<'a, A: Family + Hash> Env<A> for &'a Fake<A> {
     fn active(&self, _: u32) -> u64 {
         0
     }
+
+    fn opened(&self, _: u32) -> u32 {
+        self.random()
+    }
 }
 
 impl<A: Family + Hash> Sockets<A> for &Fake<A> {

@@ -114,7 +114,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = Sizes::default().flows, value_parser = clap::value_parser!(u32).range(1..=64_000_000))]
     pub max_flows: u32,
     /// Source ports for translated connections; kept out of the host's own use
-    #[arg(long, value_name = "A-B", default_value = "20000-29999")]
+    #[arg(long, value_name = "A-B", default_value = "10000-29999")]
     pub snat_port_range: PortRange,
     /// Bit of the packet mark that says "translate the source on leaving"
     #[arg(long, visible_alias = "iptables-masquerade-bit", value_name = "0..31", default_value_t = 14,

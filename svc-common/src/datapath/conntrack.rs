@@ -17,15 +17,18 @@ use crate::parse::event;
 use crate::tables::{Flow, flow};
 use crate::verdict::Reason;
 
-use super::connection::{has_expired, is_over, since};
+use super::connection::{Connection, has_expired, is_over, since};
 use super::env::{Env, Family, FlowEntry as _, Refused};
 use super::scratch::Scratch;
 
-/// How many ports are tried.
-pub const PROBES: u32 = 16;
-/// How many of them, the last ones, may take the port of a connection that is over. The backend still remembers it and
-/// may answer a new client under its address and port with a stale acknowledgement, which costs that client a second.
+/// How many ports are tried that nobody has had for a while.
+pub const PROBES: u32 = 12;
+/// How many of them are tried once more, now also taking the port of a connection that is over. The backend still
+/// remembers it for a minute (TIME_WAIT) and may answer a client whose timestamps are behind with a stale
+/// acknowledgement, which costs that client a second.
 const REUSING: u32 = 4;
+/// From one port to the next that is tried: past neighbours, which were given out together and may all live long.
+const STRIDE: u32 = 601;
 
 /// Whether the entry needs nothing written on account of this packet: the case of nearly every packet.
 #[inline(always)]
@@ -203,15 +206,15 @@ pub fn remember_node<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ro
 /// Stores the middle entry, under another client port if the client's own is taken.
 #[inline(always)]
 fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Result<(), Reason> {
-    // The client's own ports are his to use again.
-    scratch.reuse = true;
-    for _ in 0..PROBES {
+    let start = first_port(env, &scratch.connection);
+    for probe in 0..PROBES + REUSING {
+        scratch.reuse = probe >= PROBES;
         match env.reserve(scratch, flow::MIDDLE) {
             Reserved::Yes => return Ok(()),
             Reserved::Full => return Err(Reason::TableFull),
             Reserved::No => {}
         }
-        scratch.connection.middle_port = translation_port(env, env.random())?;
+        scratch.connection.middle_port = translation_port(env, start, probe)?;
     }
     Err(Reason::NoSourcePort)
 }
@@ -220,11 +223,10 @@ fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Re
 /// backend's entry.
 #[inline(always)]
 pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Result<(), Reason> {
-    let start = env.random();
-    for probe in 0..PROBES {
-        scratch.reuse = probe + REUSING >= PROBES;
-        // A stride visits other places than a neighbour that started beside.
-        scratch.connection.node.port = translation_port(env, start.wrapping_add(probe.wrapping_mul(601)))?;
+    let start = first_port(env, &scratch.connection);
+    for probe in 0..PROBES + REUSING {
+        scratch.reuse = probe >= PROBES;
+        scratch.connection.node.port = translation_port(env, start, probe)?;
         match env.reserve(scratch, flow::BACKEND) {
             Reserved::Yes => return Ok(()),
             Reserved::Full => return Err(Reason::TableFull),
@@ -282,11 +284,20 @@ pub fn reserve<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8
     }
 }
 
-/// The port number `n` of the translation range, counted round.
+/// Where the search for a translation port begins. By turns for each backend, so that the port that comes next is the one
+/// that was given back longest ago.
 #[inline(always)]
-fn translation_port<A: Family, E: Env<A>>(env: &E, n: u32) -> Result<Port, Reason> {
+fn first_port<A: Family, E: Env<A>>(env: &E, connection: &Connection<A>) -> u32 {
+    env.opened(connection.backend_id).wrapping_add(connection.backend.addr.fold())
+}
+
+/// The port to try in this place, counted round the translation range.
+#[inline(always)]
+fn translation_port<A: Family, E: Env<A>>(env: &E, start: u32, probe: u32) -> Result<Port, Reason> {
     let settings = env.settings().ok_or(Reason::NoSourcePort)?;
     let (first, last) = (u32::from(settings.snat_port_first), u32::from(settings.snat_port_last));
+    let step = if probe < PROBES { probe } else { probe - PROBES };
+    let n = start.wrapping_add(step.wrapping_mul(STRIDE));
     let offset = n.checked_rem((last + 1).wrapping_sub(first)).ok_or(Reason::NoSourcePort)?;
     Ok(Port::new(first.wrapping_add(offset) as u16))
 }

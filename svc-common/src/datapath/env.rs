@@ -111,7 +111,8 @@ pub struct Timeouts {
     pub opening: u32,
     /// TCP and SCTP: both directions seen.
     pub established: u32,
-    /// Both sides have sent FIN.
+    /// Both sides have sent FIN. Longer than the minute for which Linux remembers a connection that it has closed
+    /// (TIME_WAIT), so that nobody else gets its port before.
     pub closing: u32,
     /// One side has reset the connection.
     pub reset: u32,
@@ -124,7 +125,7 @@ pub struct Timeouts {
 impl Timeouts {
     /// What the programs use unless the agent says otherwise.
     pub const DEFAULT: Self =
-        Self { opening: 60, established: 86_400, closing: 30, reset: 10, datagram: 30, stream: 120 };
+        Self { opening: 60, established: 86_400, closing: 65, reset: 10, datagram: 30, stream: 120 };
 }
 
 /// Why an entry was not stored.
@@ -314,4 +315,6 @@ pub trait Env<A: Family> {
     fn turn(&self, service: u32) -> u32;
     /// Connections of a backend that are not over.
     fn active(&self, backend: u32) -> u64;
+    /// Connections that a backend has had; wraps.
+    fn opened(&self, backend: u32) -> u32;
 }

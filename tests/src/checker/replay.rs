@@ -343,4 +343,8 @@ impl<'e, 'a> Env<V4> for &'e Replay<'a> {
     fn active(&self, _: u32) -> u64 {
         0
     }
+
+    fn opened(&self, _: u32) -> u32 {
+        self.die
+    }
 }
