@@ -1,7 +1,8 @@
 //! The datapath's surroundings in the kernel: maps and helpers behind [`Env`].
 #![expect(unsafe_code, reason = "map values are reached by pointers that other CPUs share")]
 
-use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
+use core::mem::transmute;
 use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -108,6 +109,19 @@ impl Kernel {
 fn refused(result: Result<(), i32>) -> Result<(), Refused> {
     const EEXIST: i32 = 17;
     result.map_err(|errno| if errno == -EEXIST { Refused::Taken } else { Refused::Full })
+}
+
+/// Replaces an affinity record if it is still the one that was found; otherwise the one that is there.
+#[inline(always)]
+fn exchange_affinity(place: *mut Affinity, found: Affinity, record: Affinity) -> Option<Affinity> {
+    // SAFETY: two words make one of double length. Map values are aligned to 8 bytes and stay mapped for as long as the
+    // program runs.
+    let (present, unchanged) = unsafe {
+        let (found, record) = (transmute::<Affinity, u64>(found), transmute::<Affinity, u64>(record));
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(place.cast(), found, record)
+    };
+    // SAFETY: as above; any bytes are a valid Affinity.
+    if unchanged { None } else { Some(unsafe { transmute::<u64, Affinity>(present) }) }
 }
 
 macro_rules! kernel_env {
@@ -289,9 +303,23 @@ macro_rules! kernel_env {
             }
 
             #[inline(always)]
-            fn set_affinity(&self, key: &AffinityKey<$addr>, record: &Affinity) {
-                // Without room the client merely is not remembered.
-                let _ = $affinity.insert(key, record, u64::from(BPF_ANY));
+            fn claim_affinity(
+                &self,
+                key: &AffinityKey<$addr>,
+                found: Option<Affinity>,
+                record: &Affinity,
+            ) -> Option<Affinity> {
+                let place = $affinity.get_ptr_mut(key);
+                match (place, found) {
+                    (Some(place), Some(found)) => exchange_affinity(place, found, *record),
+                    // SAFETY: as in `affinity`.
+                    (Some(place), None) => Some(unsafe { *place }),
+                    // Without room the client merely is not remembered.
+                    (None, _) => match refused($affinity.insert(key, record, u64::from(BPF_NOEXIST))) {
+                        Err(Refused::Taken) => self.affinity(key),
+                        Ok(()) | Err(Refused::Full) => None,
+                    },
+                }
             }
 
             #[inline(always)]

@@ -87,6 +87,8 @@ pub struct Fake<A: Hash + Eq> {
     pub sockets: RefCell<HashMap<SocketKey<A>, SocketFlow<A>>>,
     /// Affinity records.
     pub affinity: RefCell<HashMap<AffinityKey<A>, Affinity>>,
+    /// What another CPU writes before the next affinity record is stored.
+    pub rival: Cell<Option<Affinity>>,
     /// Flows.
     pub flows: RefCell<HashMap<FlowKey<A>, Flow<A>>>,
     /// Jiffies.
@@ -101,6 +103,7 @@ impl<A: Family + Hash> Fake<A> {
             tables,
             sockets: RefCell::default(),
             affinity: RefCell::default(),
+            rival: Cell::default(),
             flows: RefCell::default(),
             now: Cell::new(1_000_000),
             random: Cell::new(1),
@@ -248,8 +251,17 @@ impl<'a, A: Family + Hash> Env<A> for &'a Fake<A> {
         self.affinity.borrow().get(key).copied()
     }
 
-    fn set_affinity(&self, key: &AffinityKey<A>, record: &Affinity) {
-        self.affinity.borrow_mut().insert(*key, *record);
+    fn claim_affinity(&self, key: &AffinityKey<A>, found: Option<Affinity>, record: &Affinity) -> Option<Affinity> {
+        let mut records = self.affinity.borrow_mut();
+        if let Some(rival) = self.rival.take() {
+            records.insert(*key, rival);
+        }
+        let present = records.get(key).copied();
+        if present == found {
+            records.insert(*key, *record);
+            return None;
+        }
+        present
     }
 
     fn fragment(&self, _: &FragmentKey<A>) -> Option<Fragment> {

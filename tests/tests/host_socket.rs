@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use svc_common::datapath::env::Family;
 use svc_common::datapath::socket::{Call, connect, probe, reverse, send};
 use svc_common::net::{Port, V4, V6};
-use svc_common::tables::{Backend, Frontend, FrontendKey, Rule, SlotRange, settings};
+use svc_common::tables::{Affinity, Backend, Frontend, FrontendKey, Rule, SlotRange, settings};
 use svc_common::tuple::{End, Tuple};
 use svc_common::verdict::Reason;
 use svc_tests::fake::{Fake, Tables};
@@ -182,6 +182,27 @@ fn host_affinity<A: Numbered>() {
 #[test]
 fn the_host_is_one_client() {
     both(host_affinity::<V4>, host_affinity::<V6>);
+}
+
+/// Connections opened at the same moment: whoever writes the record first chooses for all, also where the record that
+/// both have found is too old to count.
+fn affinity_race<A: Numbered>() {
+    let fake = world::<A>();
+    let call = call(true, TCP, A::number(96, 1), 82);
+    for _ in 0..20 {
+        for backend in [1, 2] {
+            fake.rival.set(Some(Affinity { backend, seen: fake.now.get() }));
+            let chosen = fake.tables.backends[&backend].addr;
+            assert_eq!(connect(&&fake, &call).map(|end| end.addr), Ok(chosen));
+            assert_eq!(connect(&&fake, &call).map(|end| end.addr), Ok(chosen));
+            fake.pass(61);
+        }
+    }
+}
+
+#[test]
+fn connections_at_one_moment_have_one_backend() {
+    both(affinity_race::<V4>, affinity_race::<V6>);
 }
 
 fn datagrams<A: Numbered>() {

@@ -297,8 +297,9 @@ pub trait Env<A: Family> {
 
     /// An affinity record.
     fn affinity(&self, key: &AffinityKey<A>) -> Option<Affinity>;
-    /// Stores an affinity record.
-    fn set_affinity(&self, key: &AffinityKey<A>, record: &Affinity);
+    /// Stores an affinity record in place of the one that was found, all at once. If another has been stored meanwhile,
+    /// that one stays and is the answer.
+    fn claim_affinity(&self, key: &AffinityKey<A>, found: Option<Affinity>, record: &Affinity) -> Option<Affinity>;
 
     /// The ports of a fragmented datagram.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment>;

@@ -6,6 +6,7 @@ use crate::tables::{Affinity, AffinityKey, Algorithm, Backend, Frontend, Rule, S
 use crate::tuple::Tuple;
 use crate::verdict::Reason;
 
+use super::connection::since;
 use super::env::{Env, Family};
 
 /// What was chosen.
@@ -80,23 +81,24 @@ pub fn draw<A: Family, E: Env<A>>(
     // The host is one client, whichever of its addresses it uses.
     let client = if matches!(sender, Sender::Host) { A::loopback() } else { tuple.source.addr };
     let key = AffinityKey { service: frontend.service, client };
-    let id = match remembered(env, frontend, set, &key) {
-        Some(id) => id,
+    let found = env.affinity(&key);
+    let bound = found.filter(|record| is_recent(env, frontend, record) && is_member(env, set, record.backend));
+    let id = match bound {
+        Some(record) => record.backend,
         None => by_algorithm(env, frontend, set, tuple)?,
     };
-    env.set_affinity(&key, &Affinity { backend: id, seen: env.now() });
-    Ok(id)
+    // Connections that a client opens at once all get the endpoint of whichever wrote the record first.
+    match env.claim_affinity(&key, found, &Affinity { backend: id, seen: env.now() }) {
+        Some(winner) if bound.is_none() && is_member(env, set, winner.backend) => Ok(winner.backend),
+        _ => Ok(id),
+    }
 }
 
-/// The backend of the client's last connection, if its record is still good and it is in the set that applies.
+/// Whether the client's last connection was recent enough to bind it.
 #[inline(always)]
-fn remembered<A: Family, E: Env<A>>(env: &E, frontend: &Frontend, set: SlotRange, key: &AffinityKey<A>) -> Option<u32> {
-    let record = env.affinity(key)?;
-    let age = u64::from(env.now().wrapping_sub(record.seen));
-    if age > u64::from(frontend.affinity) * u64::from(env.hz()) {
-        return None;
-    }
-    is_member(env, set, record.backend).then_some(record.backend)
+fn is_recent<A: Family, E: Env<A>>(env: &E, frontend: &Frontend, record: &Affinity) -> bool {
+    let age = u64::from(since(env.now(), record.seen));
+    age <= u64::from(frontend.affinity) * u64::from(env.hz())
 }
 
 /// Largest number of members of one set, as a power of two.

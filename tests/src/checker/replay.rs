@@ -322,7 +322,9 @@ impl<'e, 'a> Env<V4> for &'e Replay<'a> {
         None
     }
 
-    fn set_affinity(&self, _: &AffinityKey<V4>, _: &Affinity) {}
+    fn claim_affinity(&self, _: &AffinityKey<V4>, _: Option<Affinity>, _: &Affinity) -> Option<Affinity> {
+        None
+    }
 
     fn fragment(&self, _: &FragmentKey<V4>) -> Option<Fragment> {
         None
