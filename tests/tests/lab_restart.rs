@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use svc_tests::lab::service::TestService;
-use svc_tests::lab::{self, At, Config, Topology};
+use svc_tests::lab::{self, At, Config, Topology, wait};
 use svc_tests::traffic::{self, Ask};
+
+/// What a change may take.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Rounds of a plain test run; the number in the variable otherwise.
 fn rounds() -> usize {
@@ -68,7 +71,6 @@ fn killed_under_load_over_bridge_and_tunnel() -> Result<()> {
 
 /// After SIGTERM the datapath serves on; what changed meanwhile is in force soon after the next start.
 #[test]
-#[ignore = "misses its limit of one second by a quarter on a busy machine with an unoptimised agent"]
 fn serves_without_agent_and_catches_up() -> Result<()> {
     lab::with(Config::default(), |lab| {
         let service = TestService::new("web", 1);
@@ -81,11 +83,13 @@ fn serves_without_agent_and_catches_up() -> Result<()> {
         traffic::ask(&client.place, Ask::Tcp, service.at(0), 40)?.expect_all()?.expect_spread(&["web-1", "web-2"])?;
 
         lab.publish_pod("web-1", false)?;
-        let agent = lab.agent(0)?;
-        agent.restart()?;
-        let ready = agent.wait_ready()?;
-        ensure!(ready < Duration::from_secs(1), "{} ms until a missed change is in force", ready.as_millis());
-        traffic::ask(&client.place, Ask::Tcp, service.at(0), 40)?.expect_all()?.expect_spread(&["web-2"])?;
+        lab.agent(0)?.restart()?;
+        // The tables come first; the programs of this agent replace their predecessors when the verifier has seen them.
+        let took = wait::until("a missed change is in force", SOON, || {
+            traffic::ask(&client.place, Ask::Tcp, service.at(0), 40)?.expect_all()?.expect_spread(&["web-2"]).map(drop)
+        })?;
+        let ready = lab.agent(0)?.wait_ready()?;
+        eprintln!("in force after {} ms, ready after {} ms more", took.as_millis(), ready.as_millis());
         Ok(())
     })
 }

@@ -142,9 +142,16 @@ fn used<V: Entry>(table: &Table<u32, V>, is_free: impl Fn(&V) -> bool) -> std::i
 
 /// An array from index 0 on, without the zeros at its end.
 fn array<V: Entry + Default + PartialEq>(table: &Table<u32, V>) -> std::io::Result<Vec<V>> {
-    let mut all = Vec::new();
-    table.for_each(|_, value| all.push(*value))?;
-    let end = all.iter().rposition(|value| *value != V::default()).map_or(0, |last| last + 1);
+    let (mut all, mut end) = (Vec::new(), 0);
+    let mut zeros = Vec::new();
+    table.for_each_batch(|_, values| {
+        zeros.resize(values.len().max(zeros.len()), V::default());
+        all.extend_from_slice(values);
+        // Nearly all batches of a large array are empty, and are compared as bytes.
+        if *values != zeros[..values.len()] {
+            end = all.iter().rposition(|value| *value != V::default()).map_or(0, |last| last + 1);
+        }
+    })?;
     all.truncate(end);
     Ok(all)
 }

@@ -64,7 +64,7 @@ struct Agent {
     programs: Option<(Attachments, Option<Collector>)>,
     sweeper: Sweeper,
     observer: Observer,
-    /// The clock of the applier.
+    /// The start of the agent, and the clock of the applier.
     began: Instant,
     /// When Services and EndpointSlices were both there.
     listed: Option<Instant>,
@@ -72,10 +72,13 @@ struct Agent {
     again: Option<Instant>,
     /// No attempt before this, after a failure.
     blocked: Option<Instant>,
+    /// A full state has been written, or found to be there.
+    in_force: bool,
 }
 
 impl Agent {
     async fn serve(flags: &Flags) -> anyhow::Result<()> {
+        let began = Instant::now();
         check(flags)?;
         if let Some(score) = flags.kube_proxy.settings.oom_score_adj {
             std::fs::write("/proc/self/oom_score_adj", score.to_string())
@@ -108,10 +111,11 @@ impl Agent {
             sweeper: Sweeper::new(Arc::clone(&maps)),
             observer,
             maps,
-            began: Instant::now(),
+            began,
             listed: None,
             again: None,
             blocked: None,
+            in_force: false,
             programs: None,
         };
         agent.network_changed(&mut watch);
@@ -243,6 +247,9 @@ impl Agent {
         }
         if let Some(at) = commit.again.map(|at| self.began + at) {
             self.again = Some(self.again.map_or(at, |again| again.min(at)));
+        }
+        if !std::mem::replace(&mut self.in_force, true) {
+            tracing::info!("the state is in force {} ms after the start", self.began.elapsed().as_millis());
         }
         self.observer.committed(&self.engine, &commit, now.elapsed());
         self.sweeper.sweep(commit.stale);
