@@ -81,17 +81,18 @@ pub fn draw<A: Family, E: Env<A>>(
     // The host is one client, whichever of its addresses it uses.
     let client = if matches!(sender, Sender::Host) { A::loopback() } else { tuple.source.addr };
     let key = AffinityKey { service: frontend.service, client };
+    // Drawn also where it is not needed: each thing is done in one place, which keeps the verifier's work small.
+    let drawn = Affinity { backend: by_algorithm(env, frontend, set, tuple)?, seen: env.now() };
     let found = env.affinity(&key);
-    let bound = found.filter(|record| is_recent(env, frontend, record) && is_member(env, set, record.backend));
-    let id = match bound {
-        Some(record) => record.backend,
-        None => by_algorithm(env, frontend, set, tuple)?,
+    // Connections that a client opens at once all get the endpoint of whichever writes the record first.
+    let record = match found.filter(|record| is_recent(env, frontend, record)) {
+        None => env.claim_affinity(&key, found, &drawn),
+        recent => recent,
     };
-    // Connections that a client opens at once all get the endpoint of whichever wrote the record first.
-    match env.claim_affinity(&key, found, &Affinity { backend: id, seen: env.now() }) {
-        Some(winner) if bound.is_none() && is_member(env, set, winner.backend) => Ok(winner.backend),
-        _ => Ok(id),
-    }
+    let Some(record) = record else { return Ok(drawn.backend) };
+    let backend = if is_member(env, set, record.backend) { record.backend } else { drawn.backend };
+    env.claim_affinity(&key, Some(record), &Affinity { backend, ..drawn });
+    Ok(backend)
 }
 
 /// Whether the client's last connection was recent enough to bind it.
