@@ -23,12 +23,11 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it; it is not ready yet.
-    pub(super) fn start(node: &Node, manifests: &Path, more: &[String], log: &Path) -> Result<Self> {
+    pub(super) fn start(node: &Node, source: &[String], more: &[String], log: &Path) -> Result<Self> {
         let program = tool::sibling("svc-agent", "SVC_AGENT")?;
         let cgroup = node.place.cgroup().parent().context("a host's cgroup lies below its node's")?;
         let mut args: Vec<String> = vec!["run".into()];
         for (flag, value) in [
-            ("--source", manifests.display().to_string()),
             ("--node", node.name.clone()),
             ("--bpffs", node.bpffs.display().to_string()),
             ("--cgroup", cgroup.display().to_string()),
@@ -36,7 +35,7 @@ impl Agent {
         ] {
             args.extend([flag.into(), value]);
         }
-        args.extend_from_slice(more);
+        args.extend(source.iter().chain(more).cloned());
         let job = node.place.spawn(&program, &args, log)?;
         Ok(Self {
             node: node.name.clone(),
@@ -70,6 +69,11 @@ impl Agent {
     /// Asks one of its HTTP ports; anything but success is an error.
     pub fn http(&self, port: u16, path: &str) -> Result<String> {
         self.place.output("curl", &["-sSf", "--max-time", "2", &format!("http://127.0.0.1:{port}{path}")])
+    }
+
+    /// Number of its process.
+    pub fn id(&self) -> u32 {
+        self.job.id()
     }
 
     /// Ends it as `kill -9` does.
@@ -115,14 +119,19 @@ impl Agent {
 
     /// A sum over the lines of a metric, whatever their labels.
     pub fn metric(&self, name: &str) -> Result<f64> {
+        self.metric_with(name, "")
+    }
+
+    /// A sum over the lines of a metric that have a label, written `name="value"`.
+    pub fn metric_with(&self, name: &str, label: &str) -> Result<f64> {
         let text = self.http(10249, "/metrics")?;
         let mut sum = None;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((left, value)) = line.rsplit_once(' ') else { continue };
-            if left.split('{').next() == Some(name) {
+            if left.split('{').next() == Some(name) && left.contains(label) {
                 *sum.get_or_insert(0.0) += value.parse::<f64>()?;
             }
         }
-        sum.with_context(|| format!("{name} is no metric of the agent of {}", self.node))
+        sum.with_context(|| format!("{name}{{{label}}} is no metric of the agent of {}", self.node))
     }
 }

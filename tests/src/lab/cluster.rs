@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::place::{Job, Place};
-use super::{Lab, tool, topology};
+use super::{Lab, Node, tool, topology};
 
 /// A directory of manifests. Files appear and change by renaming, so no reader sees half of one.
 #[derive(Debug)]
@@ -108,14 +108,21 @@ impl Lab {
 
     /// Starts one of the lab's own servers in a pod: TCP and UDP on each port, answering with the pod's name.
     pub fn start_server(&self, name: &str, ports: &[u16]) -> Result<Job> {
+        let ips = self.pod(name)?.ips;
+        // At its addresses, not at all of them: an answer over UDP has to come from the address that was asked.
+        let at: Vec<SocketAddr> = ports.iter().flat_map(|port| ips.map(|ip| SocketAddr::new(ip, *port))).collect();
+        self.start_server_at(name, &at)
+    }
+
+    /// The same at addresses that the pod has been given since.
+    pub fn start_server_at(&self, name: &str, at: &[SocketAddr]) -> Result<Job> {
         let pod = self.pod(name)?;
         let helper = tool::sibling("lab-helper", "SVC_LAB_HELPER")?;
         let mut args = vec!["serve".to_owned(), name.to_owned()];
-        // At its addresses, not at all of them: an answer over UDP has to come from the address that was asked.
-        args.extend(ports.iter().flat_map(|port| pod.ips.map(|ip| SocketAddr::new(ip, *port).to_string())));
+        args.extend(at.iter().map(ToString::to_string));
         let log = self.run.dir().join(format!("pod-{name}.log"));
         let job = pod.place.spawn(helper, &args, &log)?;
-        self.wait_listening(pod, ports)?;
+        self.wait_listening(pod, &at.iter().map(SocketAddr::port).collect::<Vec<_>>())?;
         Ok(job)
     }
 
@@ -177,26 +184,30 @@ impl Lab {
     /// Writes the Node objects.
     pub(super) fn write_nodes(&self) -> Result<()> {
         for node in &self.nodes {
-            let n = node.index + 1;
-            let [v4, v6] = node.ips;
-            let object = json!({
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": { "name": node.name, "labels": { "kubernetes.io/hostname": node.name } },
-                "spec": {
-                    "podCIDR": format!("10.244.{n}.0/24"),
-                    "podCIDRs": [format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")],
-                },
-                "status": { "addresses": [
-                    { "type": "InternalIP", "address": v4 },
-                    { "type": "InternalIP", "address": v6 },
-                    { "type": "Hostname", "address": node.name },
-                ] },
-            });
-            self.manifests.write_object(&format!("node-{}.json", node.name), &object)?;
+            self.manifests.write_object(&format!("node-{}.json", node.name), &node_object(node))?;
         }
         Ok(())
     }
+}
+
+/// A Node object as the API server would hand it out.
+pub fn node_object(node: &Node) -> Value {
+    let n = node.index + 1;
+    let [v4, v6] = node.ips;
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": node.name, "labels": { "kubernetes.io/hostname": node.name } },
+        "spec": {
+            "podCIDR": format!("10.244.{n}.0/24"),
+            "podCIDRs": [format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")],
+        },
+        "status": { "addresses": [
+            { "type": "InternalIP", "address": v4 },
+            { "type": "InternalIP", "address": v6 },
+            { "type": "Hostname", "address": node.name },
+        ] },
+    })
 }
 
 fn pod_file(name: &str) -> String {
@@ -204,7 +215,7 @@ fn pod_file(name: &str) -> String {
 }
 
 /// A Pod object as the API server would hand it out.
-fn pod_object(pod: &Pod, node: &str, ready: bool) -> Value {
+pub fn pod_object(pod: &Pod, node: &str, ready: bool) -> Value {
     let [v4, v6] = pod.ips;
     let status = if ready { "True" } else { "False" };
     json!({

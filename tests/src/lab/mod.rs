@@ -116,6 +116,16 @@ pub enum At {
     Host(u16),
 }
 
+impl At {
+    /// The port it listens on.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Pod => 80,
+            Self::Host(port) => port,
+        }
+    }
+}
+
 /// A standing lab. Dropping it takes everything away.
 #[derive(Debug)]
 pub struct Lab {
@@ -127,8 +137,10 @@ pub struct Lab {
     pub outside: Place,
     /// The gateway between nodes and outside.
     pub router: Place,
-    /// The directory that every agent reads.
+    /// The directory that every agent reads, unless `source` says something else.
     pub manifests: Manifests,
+    /// Where agents that are started from now on have their objects from, as arguments of `svc-agent run`.
+    pub source: Vec<String>,
     pods: Vec<Pod>,
     // Last, so that everything above is gone when the run is taken down.
     run: Run,
@@ -158,7 +170,7 @@ impl Lab {
     pub fn start_agent(&mut self, index: usize) -> Result<()> {
         let log = self.run.dir().join(format!("{}.log", self.nodes[index].name));
         let node = &mut self.nodes[index];
-        node.agent = Some(Agent::start(node, self.manifests.dir(), &self.config.agent_args, &log)?);
+        node.agent = Some(Agent::start(node, &self.source, &self.config.agent_args, &log)?);
         Ok(())
     }
 
@@ -196,10 +208,7 @@ impl Lab {
 
     /// Makes a pod of a [`service::TestService`], starts the lab's server in it and writes its object, ready.
     pub fn add_server(&mut self, app: &str, name: &str, node: usize, at: At) -> Result<(Pod, Job)> {
-        let (port, host_network) = match at {
-            At::Pod => (80, false),
-            At::Host(port) => (port, true),
-        };
+        let (port, host_network) = (at.port(), at != At::Pod);
         let pod = self.make_pod(PodSpec {
             name: name.into(),
             node,
@@ -215,6 +224,12 @@ impl Lab {
     /// The directory of this run: manifests, logs, web pages.
     pub fn dir(&self) -> PathBuf {
         self.run.dir()
+    }
+
+    /// A machine of its own on the segment of the nodes: 192.168.77.`host` and fd00:77::`host`. Nodes have numbers from
+    /// 11 on, the router has 1.
+    pub fn add_host(&self, name: &str, host: u8) -> Result<(Place, [IpAddr; 2])> {
+        topology::build_host(&self.run, &self.router, &self.config, name, host)
     }
 
     /// Routes an address to a node, as a load balancer or an upstream router would.

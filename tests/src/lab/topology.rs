@@ -52,7 +52,8 @@ pub fn build(run: Run, config: Config) -> Result<Lab> {
         join_others(node, &nodes, config.topology)?;
     }
     let manifests = Manifests::new(run.dir().join("manifests"))?;
-    let lab = Lab { config, nodes, outside, router, manifests, pods: Vec::new(), run };
+    let source = vec!["--source".to_owned(), manifests.dir().display().to_string()];
+    let lab = Lab { config, nodes, outside, router, manifests, source, pods: Vec::new(), run };
     lab.write_nodes()?;
     Ok(lab)
 }
@@ -91,19 +92,16 @@ fn build_outside(run: &Run, router: &Place, config: &Config) -> Result<Place> {
     Ok(outside)
 }
 
-fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Result<Node> {
-    let name = format!("node-{}", char::from(b'a' + u8::try_from(index)?));
-    let host = index + 11;
+/// A machine on the segment of the nodes, with the router as its gateway.
+pub fn build_host(run: &Run, router: &Place, config: &Config, name: &str, host: u8) -> Result<(Place, [IpAddr; 2])> {
+    let place = Place::make(run, name, name)?;
+    let ips = join_segment(&place, router, config, name, host)?;
+    Ok((place, ips))
+}
+
+/// Its end is called eth0, the router's end bears its name.
+fn join_segment(place: &Place, router: &Place, config: &Config, name: &str, host: u8) -> Result<[IpAddr; 2]> {
     let (v4, v6) = (format!("192.168.77.{host}"), format!("fd00:77::{host}"));
-    let place = Place::make(run, &name, &name)?;
-    place.sysctl(&[
-        ("net.ipv4.ip_forward", "1"),
-        ("net.ipv6.conf.all.forwarding", "1"),
-        ("net.ipv6.conf.default.forwarding", "1"),
-    ])?;
-    if config.hostile {
-        place.sysctl(&[("net.ipv4.conf.all.rp_filter", "1"), ("net.ipv4.conf.default.rp_filter", "1")])?;
-    }
     let port = format!("{name}0");
     router.ip_batch(&format!(
         "link add {port} type veth peer name eth0 netns {}\n\
@@ -118,6 +116,23 @@ fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Resul
          route add default via fd00:77::1\n"
     ))?;
     switch_offloads(router, &port, config)?;
+    switch_offloads(place, "eth0", config)?;
+    Ok([v4.parse()?, v6.parse()?])
+}
+
+fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Result<Node> {
+    let name = format!("node-{}", char::from(b'a' + u8::try_from(index)?));
+    let place = Place::make(run, &name, &name)?;
+    place.sysctl(&[
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv6.conf.all.forwarding", "1"),
+        ("net.ipv6.conf.default.forwarding", "1"),
+    ])?;
+    if config.hostile {
+        place.sysctl(&[("net.ipv4.conf.all.rp_filter", "1"), ("net.ipv4.conf.default.rp_filter", "1")])?;
+    }
+    let ips = join_segment(&place, router, config, &name, u8::try_from(index + 11)?)?;
+    let port = format!("{name}0");
     router.features(&port, &["tx", "off"])?;
     if config.xdp_wires {
         let pin = run.bpffs(&port)?.join("pass");
@@ -125,7 +140,6 @@ fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Resul
         bpf::pin(pass.as_fd(), &pin).context("cannot pin an empty XDP program")?;
         router.ip(&["link", "set", &port, "xdp", "pinned", &pin.to_string_lossy()])?;
     }
-    switch_offloads(&place, "eth0", config)?;
     if config.topology == Topology::Bridge {
         build_bridge(&place, index + 1)?;
         switch_offloads(&place, "cni0", config)?;
@@ -136,15 +150,7 @@ fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Resul
     }
     // Processes of the host and of pods are both below the node's cgroup, where the agent attaches.
     let bpffs = run.bpffs(&name)?;
-    Ok(Node {
-        place: place.with_cgroup(run, &format!("{name}/host"))?,
-        ips: [v4.parse()?, v6.parse()?],
-        name,
-        bpffs,
-        agent: None,
-        index,
-        pods: 0,
-    })
+    Ok(Node { place: place.with_cgroup(run, &format!("{name}/host"))?, ips, name, bpffs, agent: None, index, pods: 0 })
 }
 
 /// The bridge of the pods and the tunnel to other nodes, with the names that Flannel uses.
