@@ -24,7 +24,7 @@ use crate::source::{Contact, Interner};
 const BATCH: usize = 512;
 /// The server ends a watch after so long, in seconds; a little later the client does. It bounds how long a connection
 /// that is dead without a sign goes unnoticed.
-const WATCH_SECONDS: u32 = 120;
+pub(super) const WATCH_SECONDS: u32 = 120;
 /// A watch that could not be resumed so often is given up for a full list: its place may be one that the server has not
 /// reached again, having come back with an older state.
 const RESUMES: u32 = 4;

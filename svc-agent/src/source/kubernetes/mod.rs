@@ -25,6 +25,9 @@ use super::wire::{HEADLESS, OTHER_PROXY};
 use crate::model::Event;
 use crate::source::Contact;
 
+/// Longer than this no answer and no watch is silent: the server itself ends a watch earlier.
+const SILENCE: Duration = Duration::from_secs(follow::WATCH_SECONDS as u64 + 10);
+
 /// How to reach the API server.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
@@ -59,8 +62,17 @@ pub async fn connect(options: &ClientOptions) -> anyhow::Result<Client> {
     }
     config.connect_timeout = Some(Duration::from_secs(5));
     config.write_timeout = Some(Duration::from_secs(10));
-    config.default_retry = false;
+    limit(&mut config, SILENCE);
     Client::try_from(config).context("the configuration of the client of the API server")
+}
+
+/// Nothing waits for ever. The watcher knows when a watch has been silent for too long, but a server that takes the
+/// request for one and does not answer it is not noticed there.
+fn limit(config: &mut Config, silence: Duration) {
+    config.default_retry = false;
+    config.read_timeout = Some(silence);
+    // The silence of a connection that nobody had asked anything does not count.
+    config.reset_reader_on_write = true;
 }
 
 async fn from_files(files: &Path) -> anyhow::Result<Config> {

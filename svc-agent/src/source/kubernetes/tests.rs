@@ -65,7 +65,7 @@ impl Lab {
         let (tx, events) = mpsc::channel(64);
         let follower = tokio::spawn(async move {
             let mut config = Config::new(format!("http://{addr}").parse().unwrap());
-            config.default_retry = false;
+            limit(&mut config, Duration::from_secs(1));
             follow_all(Client::try_from(config).unwrap(), "n1", tx, PACE, Arc::default()).await;
         });
         Self { addr, script, events, world: World::default(), tasks: vec![server, follower] }
@@ -281,6 +281,14 @@ async fn a_watch_that_breaks() {
     assert!(requests[1].contains("resourceVersion=9") && !requests[1].contains("sendInitialEvents"), "{}", requests[1]);
     assert!(requests[2].contains("resourceVersion=7") && !requests[2].contains("sendInitialEvents"), "{}", requests[2]);
     assert!(requests[3].contains("sendInitialEvents=true"), "{}", requests[3]);
+}
+
+/// The request for the next watch is taken and not answered: a connection that leads nowhere is given up.
+#[tokio::test]
+async fn a_watch_that_is_not_answered() {
+    let more = Watch(vec![event("ADDED", &service("c"))]);
+    let mut lab = Lab::new(vec![("services", vec![WatchEnds(added(&["a", "b"])), Silence, more])]).await;
+    lab.services(&["a", "b", "c"]).await;
 }
 
 /// While it is away nothing changes; what it says afterwards counts, also if it has forgotten something.
