@@ -129,6 +129,8 @@ impl<W: Followed> Follower<W> {
     async fn follow(&mut self) -> Option<()> {
         let mut stream = pin!(watcher(self.api.clone(), self.config.clone()).ready_chunks(BATCH));
         let mut synced = false;
+        // A list that breaks off is begun anew by the watcher at once, and without a word.
+        let mut listing = false;
         loop {
             let chunk = if synced {
                 stream.next().await
@@ -147,17 +149,24 @@ impl<W: Followed> Follower<W> {
             let Some(chunk) = chunk else { return Some(()) };
             let mut events = Vec::with_capacity(chunk.len());
             let mut failure = None;
+            let mut broken = false;
             for item in chunk {
                 match item {
                     Ok(event) => {
                         match event {
-                            watcher::Event::Init => synced = false,
-                            watcher::Event::InitDone => synced = true,
+                            watcher::Event::Init if listing => {
+                                broken = true;
+                                break;
+                            }
+                            watcher::Event::Init => (synced, listing) = (false, true),
+                            watcher::Event::InitDone => (synced, listing) = (true, false),
                             _ => {}
                         }
                         self.take(event, &mut events);
                     }
                     Err(error) => {
+                        // After an error the watcher may list again: that is not the old list broken off.
+                        listing = false;
                         failure = Some(error);
                         break;
                     }
@@ -169,6 +178,12 @@ impl<W: Followed> Follower<W> {
                 if synced {
                     self.recovered();
                 }
+            }
+            if broken {
+                self.complain("the full list breaks off");
+                self.fall_back();
+                self.wait().await;
+                return Some(());
             }
             if let Some(error) = failure
                 && self.fail(&error).await? == Then::Relist
@@ -213,8 +228,14 @@ impl<W: Followed> Follower<W> {
             return Some(Then::Relist);
         }
         if status == Some(410) {
-            // Normal after a long pause. The watcher lists again by itself if the news came inside a watch.
-            tracing::debug!("{}: the API server has forgotten where the watch was", W::NAME);
+            // Normal after a long pause; again and again it is trouble like any other.
+            self.failures += 1;
+            if self.failures < RESUMES {
+                tracing::debug!("{}: the API server has forgotten where the watch was", W::NAME);
+            } else {
+                self.complain("the API server forgets what it has just said");
+            }
+            // The watcher lists again by itself if the news came inside a watch.
             let inside = matches!(error, watcher::Error::WatchError(_));
             self.wait().await;
             return Some(if inside { Then::Resume } else { Then::Relist });

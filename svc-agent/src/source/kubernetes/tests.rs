@@ -36,6 +36,7 @@ struct Lab {
     addr: std::net::SocketAddr,
     script: Arc<Mutex<Script>>,
     events: mpsc::Receiver<Vec<Event>>,
+    contact: Arc<Contact>,
     world: World,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -63,12 +64,14 @@ impl Lab {
         let script = Arc::new(Mutex::new(Script { replies, ..Script::default() }));
         let server = tokio::spawn(serve(listener, script.clone()));
         let (tx, events) = mpsc::channel(64);
+        let contact = Arc::<Contact>::default();
+        let told = Arc::clone(&contact);
         let follower = tokio::spawn(async move {
             let mut config = Config::new(format!("http://{addr}").parse().unwrap());
             limit(&mut config, Duration::from_secs(1));
-            follow_all(Client::try_from(config).unwrap(), "n1", tx, PACE, Arc::default()).await;
+            follow_all(Client::try_from(config).unwrap(), "n1", tx, PACE, told).await;
         });
-        Self { addr, script, events, world: World::default(), tasks: vec![server, follower] }
+        Self { addr, script, events, contact, world: World::default(), tasks: vec![server, follower] }
     }
 
     /// Folds events until `done`.
@@ -247,6 +250,7 @@ async fn nothing_ends_the_stream() {
         ("429 again and again", vec![failure(429); 6]),
         ("403", vec![failure(403), failure(403)]),
         ("410 as an answer", vec![failure(410)]),
+        ("410 again and again", vec![failure(410); 6]),
         ("garbage", vec![Body(200, "<html>welcome</html>\n".into())]),
         ("half a line", vec![Body(200, r#"{"type":"ADDED","object":{"meta"#.into())]),
         ("closed at once", vec![Body(200, String::new()); 2]),
@@ -259,6 +263,26 @@ async fn nothing_ends_the_stream() {
         lab.script.lock().unwrap().services = vec![service("a"), service("b")];
         let names = |world: &World| world.services().map(|service| service.key.name.to_string()).collect::<Vec<_>>();
         lab.until(what, |world| world.is_synced() && names(world) == ["a", "b"]).await;
+    }
+}
+
+/// Trouble that does not end is noticed, and the server is not asked faster and faster.
+#[tokio::test]
+async fn trouble_without_end() {
+    for (what, reply) in [
+        ("half a list", WatchEnds(vec![event("ADDED", &service("x"))])),
+        ("an empty list without an end", Body(200, String::new())),
+        ("410", failure(410)),
+    ] {
+        let mut lab = Lab::new(vec![("services", vec![reply; 10_000])]).await;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        while lab.contact.age(Kind::Service).is_none_or(|age| age < Duration::from_millis(500)) {
+            // Whatever comes meanwhile: it has to be taken, or nothing more comes.
+            let _ = tokio::time::timeout(Duration::from_millis(20), lab.events.recv()).await;
+            assert!(tokio::time::Instant::now() < deadline, "{what}: not noticed");
+        }
+        let asked = lab.requests("services").len();
+        assert!(asked < 100, "{what}: asked {asked} times");
     }
 }
 
