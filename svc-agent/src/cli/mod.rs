@@ -227,9 +227,10 @@ fn run(flags: &Flags, remarks: &[String]) -> anyhow::Result<ExitCode> {
 /// --logging-format is `json`.
 fn log_to_stderr(settings: &Settings) {
     use tracing_subscriber::EnvFilter;
+    // The client of the API server calls every end of a watch an error; what is one `source` says itself.
     let default = match settings.verbosity {
-        0..=3 => "info,aya=warn",
-        4..=5 => "info,svc_agent=debug,aya=warn",
+        0..=3 => "info,aya=warn,kube_client=off",
+        4..=5 => "info,svc_agent=debug,aya=warn,kube_client=off",
         _ => "debug,svc_agent=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
