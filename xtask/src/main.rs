@@ -4,6 +4,7 @@
 //! crates, so that it builds in seconds on a machine that cannot build them yet.
 
 mod build_ebpf;
+mod cluster;
 mod image;
 mod launch;
 mod lint;

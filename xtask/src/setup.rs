@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cluster::{self, Release};
 use crate::run::{cargo, command, find, is_root, output, run as run_command};
 use crate::toolchain::{self, BPF_LINKER, LLVM, Toolchain};
 use crate::tools;
@@ -22,13 +23,21 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// `setup`
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Also build Kubernetes control planes and kube-proxy from their Go modules; minutes for each release, once
+    #[arg(long)]
+    cluster: bool,
+}
 
-pub(crate) fn run(_args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     programs(tools::BUILD)?;
     let kernel = kernel_toolchain()?;
     programs(tools::RUN_TIME)?;
     println!("kernel object: {}, {}", kernel.toolchain.name(), kernel.linker.display());
+    if args.cluster {
+        cluster::build(Release::Newest, &[cluster::FOR_TESTS, cluster::FOR_BENCH].concat())?;
+        cluster::build(Release::Oldest, cluster::FOR_TESTS)?;
+    }
     println!("everything is there: cargo xtask demo | test | bench");
     Ok(())
 }

@@ -9,14 +9,18 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
+use crate::cluster::Release;
 use crate::run::{cargo, root, run as run_command};
-use crate::{build_ebpf, machine, setup, tools, vm};
+use crate::{build_ebpf, cluster, machine, setup, tools, vm};
 
 /// `test`
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only these tiers
     tiers: Vec<Tier>,
+    /// The release of Kubernetes that tier `cluster` runs against
+    #[arg(long, value_enum, default_value_t)]
+    kubernetes: Release,
     /// For the test programs: part of a test's name, --test-threads=N, --nocapture, ..
     #[arg(last = true)]
     harness: Vec<String>,
@@ -63,9 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 };
                 match (ready, tier) {
                     (Some(error), _) => End::Failed(format!("{error:#}")),
-                    (None, tier) => {
-                        tier.run(&args.harness).map_or_else(|e| End::Failed(format!("{e:#}")), |()| End::Passed)
-                    }
+                    (None, tier) => tier.run(args).map_or_else(|e| End::Failed(format!("{e:#}")), |()| End::Passed),
                 }
             }
         };
@@ -124,11 +126,14 @@ impl Tier {
         names("tests").is_ok_and(|names| names.iter().any(|name| name.starts_with(&prefix)))
     }
 
-    fn run(self, harness: &[String]) -> Result<()> {
+    fn run(self, args: &Args) -> Result<()> {
         if self == Self::Vm {
             return vm::run(&vm::Args::default());
         }
         let mut tests = cargo(&["test"]);
+        if self == Self::Cluster {
+            tests.envs(cluster::build(args.kubernetes, cluster::FOR_TESTS)?.environment());
+        }
         tests.args(MEMBERS).arg("--no-fail-fast");
         if self == Self::Host {
             tests.args(["--lib", "--bins"]);
@@ -141,8 +146,8 @@ impl Tier {
             // Every file of a tier in tests/tests bears its name.
             tests.args(["--test", &format!("{}_*", self.name())]);
         }
-        if !harness.is_empty() {
-            tests.arg("--").args(harness);
+        if !args.harness.is_empty() {
+            tests.arg("--").args(&args.harness);
         }
         run_command(&mut tests)
     }

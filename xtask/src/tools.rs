@@ -19,6 +19,7 @@ pub(crate) const RUN_TIME: &[(&str, &str)] = &[
     ("socat", "socat"),
     ("crun", "crun"),
     ("tar", "tar"),
+    ("openssl", "openssl"),
 ];
 
 /// What compiling the agent needs besides Rust: the TLS library has parts in C.

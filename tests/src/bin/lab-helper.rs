@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 
+use svc_tests::cluster::faults;
 use svc_tests::lab::run;
 use svc_tests::traffic::{Ask, Report, client, load, server};
 
 const USAGE: &str = "usage: lab-helper janitor ID | serve NAME ADDR:PORT.. | ask tcp|udp|http ADDR:PORT COUNT | \
-                     transfer ADDR:PORT BYTES | hold ADDR:PORT CONNECTIONS | flow ADDR:PORT connected|unconnected";
+                     transfer ADDR:PORT BYTES | hold ADDR:PORT CONNECTIONS | flow ADDR:PORT connected|unconnected | \
+                     dial ADDR:PORT | faults LISTEN UPSTREAM";
 
 fn main() -> Result<()> {
     if std::env::args().next().is_some_and(|own| own.ends_with("/kube-proxy")) {
@@ -25,6 +27,8 @@ fn main() -> Result<()> {
             let at: Result<Vec<SocketAddr>, _> = at.iter().map(|at| at.parse()).collect();
             return server::serve(name, &at.context("an address and a port, ADDR:PORT")?);
         }
+        ["dial", to] => return Ok(client::dial(to.parse()?)?),
+        ["faults", listen, upstream] => return faults::proxy(listen.parse()?, upstream.parse()?),
         ["ask", ask, to, count] => load::ask(Ask::parse(ask)?, to.parse()?, count.parse()?),
         ["transfer", to, bytes] => client::transfer(to.parse()?, bytes.parse()?),
         ["hold", to, connections] => load::hold(to.parse()?, connections.parse()?),

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::report::{Answer, Report, millis};
 use super::{Ask, stream};
@@ -43,6 +43,28 @@ pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// Dials until standard output is closed, and prints a line when another server answers than before: the moment in
+/// microseconds since 1970, and its name.
+pub fn dial(to: SocketAddr) -> io::Result<()> {
+    let mut last = String::new();
+    loop {
+        // What is not answered at once was not served yet.
+        let asked = TcpStream::connect_timeout(&to, Duration::from_millis(100)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+            stream.write_all(b"who\n")?;
+            first_line(stream)
+        });
+        match asked {
+            Ok(answer) if answer.name != last => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+                writeln!(io::stdout(), "{} {}", now.as_micros(), answer.name)?;
+                last = answer.name;
+            }
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// A connected UDP socket, so that being refused is told.
