@@ -9,12 +9,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::cluster::Release;
 use crate::run::{cargo, command, output, run as run_command};
-use crate::{build_ebpf, machine, setup, tools};
+use crate::{build_ebpf, cluster, machine, setup, tools};
 
-/// `demo` and `bench`: everything is for the program.
+/// `demo`: everything is for the program.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// For the program; `-- --help` prints what it takes
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// `bench`
+#[derive(clap::Args)]
+pub(crate) struct Bench {
+    /// How soon a real API server's changes are served, and what that costs, beside the real kube-proxy: nothing else
+    #[arg(long)]
+    control: bool,
     /// For the program; `-- --help` prints what it takes
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -36,9 +48,18 @@ pub(crate) fn demo(args: &Args) -> Result<()> {
     become_program("demo", &args.args)
 }
 
-pub(crate) fn bench(args: &Args) -> Result<()> {
+pub(crate) fn bench(args: &Bench) -> Result<()> {
     prepare()?;
-    become_program("bench", &args.args)
+    let mut words = args.args.clone();
+    let mut tools = None;
+    if args.control {
+        words.splice(0..0, ["--only", "control-plane"].map(str::to_owned));
+        tools = Some(cluster::build(Release::Newest, &[cluster::FOR_TESTS, cluster::FOR_BENCH].concat())?);
+    }
+    let path = release()?.join("bench");
+    let environment = tools.iter().flat_map(cluster::Built::environment);
+    let error = command(&path, &[]).args(words).envs(environment).exec();
+    Err(error).with_context(|| format!("cannot run {}", path.display()))
 }
 
 pub(crate) fn fuzz(args: &Fuzz) -> Result<()> {

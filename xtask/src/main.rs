@@ -39,7 +39,7 @@ enum Command {
     /// Run every test tier that this machine can run
     Test(test::Args),
     /// Measure each path against its budget, and against what a node could use instead
-    Bench(launch::Args),
+    Bench(launch::Bench),
     /// The agent as a container image, an OCI archive
     Image(image::Args),
     /// Random objects and packets through the real programs and through the model, as long as asked

@@ -1,6 +1,7 @@
 //! What `cargo xtask bench` measures and how it reports it.
 
 pub mod budget;
+pub mod control;
 pub mod e2e;
 pub mod live;
 pub mod load;

@@ -7,14 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use svc_tests::bench::load::{self, Exchange};
 use svc_tests::bench::report::Report;
-use svc_tests::bench::{e2e, live, programs};
+use svc_tests::bench::{control, e2e, live, programs};
 
-const USAGE: &str = "usage: bench [--only programs|e2e] [--rounds N] [--seconds N] [--services N,N] [--hostile] \
-                     [--json FILE] [--svg FILE]";
+const USAGE: &str = "usage: bench [--only programs|e2e|control-plane] [--rounds N] [--seconds N] [--services N,N] \
+                     [--endpoints N] [--hostile] [--json FILE] [--svg FILE]";
 
 struct Args {
     programs: bool,
     e2e: bool,
+    /// Only on request: it needs a control plane and takes long.
+    control: bool,
+    endpoints: usize,
     plan: e2e::Plan,
     json: Option<PathBuf>,
     svg: Option<PathBuf>,
@@ -38,6 +41,11 @@ fn main() -> Result<()> {
     if args.e2e {
         e2e::run(&args.plan, &mut report, &say)?;
     }
+    if args.control {
+        let services = args.plan.services.clone();
+        let plan = control::Plan { services, endpoints: args.endpoints, rounds: args.plan.rounds.max(20) };
+        control::run(&plan, &mut report, &say)?;
+    }
     print!("{}", report.table());
     if let Some(file) = &args.json {
         std::fs::write(file, format!("{:#}\n", report.json())).with_context(|| format!("{}", file.display()))?;
@@ -50,7 +58,7 @@ fn main() -> Result<()> {
 
 fn parse(words: &[String]) -> Result<Args> {
     let plan = e2e::Plan { services: vec![10, 10_000], rounds: 5, time: Duration::from_secs(1), hostile: false };
-    let mut args = Args { programs: true, e2e: true, plan, json: None, svg: None };
+    let mut args = Args { programs: true, e2e: true, control: false, endpoints: 10, plan, json: None, svg: None };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} wants a value; {USAGE}"));
@@ -58,7 +66,11 @@ fn parse(words: &[String]) -> Result<Args> {
             "--only" => match value()?.as_str() {
                 "programs" => args.e2e = false,
                 "e2e" => args.programs = false,
-                other => bail!("--only {other}: there is programs and e2e; {USAGE}"),
+                "control-plane" => {
+                    (args.programs, args.e2e, args.control) = (false, false, true);
+                    args.plan.services = vec![10, 1000, 5000];
+                }
+                other => bail!("--only {other}: there is programs, e2e and control-plane; {USAGE}"),
             },
             "--rounds" => args.plan.rounds = value()?.parse().context("--rounds wants a number")?,
             "--seconds" => args.plan.time = Duration::from_secs(value()?.parse().context("--seconds wants a number")?),
@@ -66,6 +78,7 @@ fn parse(words: &[String]) -> Result<Args> {
                 let numbers: Result<_, _> = value()?.split(',').map(str::parse).collect();
                 args.plan.services = numbers.context("--services wants numbers")?;
             }
+            "--endpoints" => args.endpoints = value()?.parse().context("--endpoints wants a number")?,
             "--hostile" => args.plan.hostile = true,
             "--json" => args.json = Some(value()?.into()),
             "--svg" => args.svg = Some(value()?.into()),
