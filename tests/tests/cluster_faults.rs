@@ -96,8 +96,14 @@ fn faults_on_the_way() -> Result<()> {
                     cluster.lab.agent(0)?.restart()?;
                 }
                 let before: &[&str] = if there { &["web-1", "web-2"] } else { &["web-1"] };
-                // Delay keeps nothing back, and silence is noticed after minutes only.
-                if !matches!(fault, Fault::Delay(_) | Fault::Freeze) {
+                // Delay keeps nothing back, silence is noticed after minutes only, and the answer to a watch that is
+                // resumed is so short that its end is out of reach while nothing changes.
+                let hidden = match fault {
+                    Fault::Delay(_) | Fault::Freeze => true,
+                    Fault::Truncate(_) | Fault::Garble(_) => !restart,
+                    _ => false,
+                };
+                if !hidden {
                     cluster.until_age(Duration::from_secs(1)).with_context(|| what.clone())?;
                     stage.expect(before).with_context(|| what.clone())?;
                 }
