@@ -12,26 +12,13 @@ use svc_common::verdict::Reason;
 use crate::helpers::redirect;
 use crate::packet::Skb;
 use crate::rewrite::{Wire, put};
-use crate::slow;
 use crate::tc;
-
-/// Where the sender is.
-#[derive(Clone, Copy)]
-pub(crate) enum Back {
-    /// Beyond the device by which the packet arrived.
-    Out,
-    /// In this host's own stack.
-    In,
-}
 
 /// Lifetime of an answer, in hops.
 const HOPS: u8 = 64;
 
 /// A family's headers.
 pub(crate) trait Answer: Wire {
-    /// Runs [`reject`] for the packet in the scratch.
-    fn reject(skb: &Skb, back: Back) -> i32;
-
     /// Exchanges the addresses of the network header and gives it a new payload length.
     fn turn(skb: &Skb, packet: &Packet<Self>, payload: u32) -> Result<(), Reason>;
 
@@ -42,7 +29,7 @@ pub(crate) trait Answer: Wire {
     fn unreachable(skb: &Skb, packet: &Packet<Self>, quoted: usize, rest: Sum) -> Result<(), Reason>;
 }
 
-/// Answers the packet. What cannot be answered is dropped.
+/// Answers the packet: to beyond the device, or up into this host's own stack. What cannot be answered is dropped.
 #[inline(always)]
 pub(crate) fn reject<A: Answer>(skb: &Skb, packet: &Packet<A>, into_stack: bool) -> i32 {
     // Only the sender of a whole datagram can make sense of an answer.
@@ -151,11 +138,6 @@ impl Answer for V4 {
     const HEADERS: usize = size_of::<Ipv4>() + size_of::<Icmp>();
 
     #[inline(always)]
-    fn reject(skb: &Skb, back: Back) -> i32 {
-        slow::reject_v4(skb.context(), matches!(back, Back::In).into())
-    }
-
-    #[inline(always)]
     fn turn(skb: &Skb, packet: &Packet<Self>, payload: u32) -> Result<(), Reason> {
         let old = skb.load::<Ipv4>(packet.l3).ok_or(Reason::CannotRewrite)?;
         let total_length = ((packet.l4 - packet.l3) as u16 + payload as u16).to_be();
@@ -211,11 +193,6 @@ impl Answer for V4 {
 
 impl Answer for V6 {
     const HEADERS: usize = size_of::<Ipv6>() + size_of::<Icmp>();
-
-    #[inline(always)]
-    fn reject(skb: &Skb, back: Back) -> i32 {
-        slow::reject_v6(skb.context(), matches!(back, Back::In).into())
-    }
 
     #[inline(always)]
     fn turn(skb: &Skb, packet: &Packet<Self>, payload: u32) -> Result<(), Reason> {

@@ -1,7 +1,7 @@
 //! What both TC programs share: from a socket buffer to a packet, and from a translation to a verdict.
 
 use aya_ebpf::bindings::__sk_buff;
-use svc_common::datapath::env::Env;
+use svc_common::datapath::env::{Env, Family};
 use svc_common::datapath::scratch::Scratch;
 use svc_common::datapath::{Translation, slow, step};
 use svc_common::header::ether;
@@ -14,7 +14,6 @@ use crate::env::{Kernel, count_reason};
 use crate::globals;
 use crate::helpers::redirect_to_next_hop;
 use crate::packet::Skb;
-use crate::reject::{Answer, Back};
 use crate::rewrite::rewrite;
 use crate::route::{Hop, Routed, is_plain, way};
 
@@ -38,6 +37,9 @@ const AROUND: i32 = -6;
 /// The ICMP error in the scratch has been translated at both ends and goes on at once.
 pub(crate) const ONWARD: i32 = -5;
 
+/// The packet in the scratch is refused: its sender is told. Never returned to the kernel.
+const ANSWER: i32 = -7;
+
 /// The functions of a family that take over where the one that has read the packet ends.
 #[derive(Clone, Copy)]
 pub(crate) struct Sequel {
@@ -51,6 +53,8 @@ pub(crate) struct Sequel {
     around: extern "C" fn(*mut __sk_buff) -> i32,
     /// Sends a translated ICMP error on.
     onward: extern "C" fn(*mut __sk_buff) -> i32,
+    /// Tells the sender that the packet is refused.
+    answer: extern "C" fn(*mut __sk_buff, u32) -> i32,
 }
 
 /// Those of IPv4.
@@ -60,6 +64,7 @@ pub(crate) const V4_SEQUEL: Sequel = Sequel {
     turn: crate::slow::v4::turn,
     around: crate::slow::around_v4,
     onward: crate::slow::onward_v4,
+    answer: crate::slow::reject_v4,
 };
 /// Those of IPv6.
 pub(crate) const V6_SEQUEL: Sequel = Sequel {
@@ -68,6 +73,7 @@ pub(crate) const V6_SEQUEL: Sequel = Sequel {
     turn: crate::slow::v6::turn,
     around: crate::slow::around_v6,
     onward: crate::slow::onward_v6,
+    answer: crate::slow::reject_v6,
 };
 
 /// Finishes what a family's function has begun, if it has asked for that. `flags`: [`flow::HOST_CLIENT`] at egress. Called
@@ -86,13 +92,15 @@ pub(crate) fn finish(action: i32, sequel: Sequel, skb: &Skb, flags: u16) -> i32 
     match action {
         AROUND if ingress => (sequel.around)(skb.context()),
         ONWARD if ingress => (sequel.onward)(skb.context()),
+        // Beyond the device by which the packet has come, or in this host's own stack.
+        ANSWER => (sequel.answer)(skb.context(), (!ingress).into()),
         _ => action,
     }
 }
 
 /// Leaves a packet without ports to [`finish`].
 #[inline(always)]
-pub(crate) fn put_off<A: Answer>(packet: &Packet<A>) -> i32
+pub(crate) fn put_off<A: Family>(packet: &Packet<A>) -> i32
 where
     Kernel: Env<A>,
 {
@@ -103,7 +111,7 @@ where
 
 /// Opens the connection whose first packet is in the scratch, and does with the packet what follows.
 #[inline(always)]
-fn open<A: Answer + Hop>(skb: &Skb, flags: u16) -> i32
+fn open<A: Hop>(skb: &Skb, flags: u16) -> i32
 where
     Kernel: Env<A>,
 {
@@ -114,11 +122,10 @@ where
         count_reason(Reason::NotTransport);
         return NEXT;
     }
-    let back = if flags & flow::HOST_CLIENT != 0 { Back::In } else { Back::Out };
     match store(skb, &mut scratch, flags) {
         Ok(()) if scratch.translation.steps & step::TURN != 0 => AROUND,
         Ok(()) => apply(skb, &scratch.packet, &scratch.translation),
-        Err(reason) => conclude(skb, &scratch.packet, reason, back),
+        Err(reason) => conclude(reason),
     }
 }
 
@@ -248,22 +255,29 @@ where
     A::route(skb)
 }
 
-/// Turns a reason for not translating into a verdict. `back`: where an answer to the sender goes.
+/// Turns a reason for not translating the packet in the scratch into a verdict, or into what [`finish`] has to do.
 #[inline(always)]
-pub(crate) fn conclude<A: Answer>(skb: &Skb, packet: &Packet<A>, reason: Reason, back: Back) -> i32
-where
-    Kernel: Env<A>,
-{
+fn conclude(reason: Reason) -> i32 {
     count_reason(reason);
     match reason.outcome() {
         Outcome::Forward | Outcome::Pass => NEXT,
         Outcome::Drop => SHOT,
-        Outcome::Reject => {
-            let Some(mut scratch) = Kernel.scratch() else { return SHOT };
-            scratch.packet = *packet;
-            A::reject(skb, back)
-        }
+        Outcome::Reject => ANSWER,
     }
+}
+
+/// The same for a packet that is not in the scratch yet.
+#[inline(always)]
+pub(crate) fn refuse<A: Family>(packet: &Packet<A>, reason: Reason) -> i32
+where
+    Kernel: Env<A>,
+{
+    let action = conclude(reason);
+    if action == ANSWER {
+        let Some(mut scratch) = Kernel.scratch() else { return SHOT };
+        scratch.packet = *packet;
+    }
+    action
 }
 
 /// Verdict on a packet that could not be read.

@@ -12,7 +12,6 @@ use svc_common::tables::flow;
 use crate::env::Kernel;
 use crate::globals;
 use crate::packet::Skb;
-use crate::reject::{Answer, Back};
 use crate::route::Routed;
 use crate::tc;
 
@@ -53,7 +52,7 @@ extern "C" fn tc_egress_v6(context: *mut __sk_buff, l3: u32) -> i32 {
 }
 
 #[inline(always)]
-fn packet_out<A: Answer + Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
+fn packet_out<A: Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
 where
     Kernel: Env<A>,
 {
@@ -64,6 +63,6 @@ where
     let from_host = skb.ingress_ifindex() == 0;
     match datapath::egress(&Kernel, packet, skb.ifindex(), marked, from_host) {
         Ok(translation) => tc::apply(skb, packet, &translation),
-        Err(reason) => tc::conclude(skb, packet, reason, Back::In),
+        Err(reason) => tc::refuse(packet, reason),
     }
 }

@@ -9,7 +9,6 @@ use svc_common::parse::{self, Packet, Piece};
 
 use crate::env::Kernel;
 use crate::packet::Skb;
-use crate::reject::{Answer, Back};
 use crate::route::Routed;
 use crate::tc;
 
@@ -48,7 +47,7 @@ extern "C" fn tc_ingress_v6(context: *mut __sk_buff, l3: u32) -> i32 {
 }
 
 #[inline(always)]
-fn packet_in<A: Answer + Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
+fn packet_in<A: Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
 where
     Kernel: Env<A>,
 {
@@ -57,6 +56,6 @@ where
     }
     match datapath::ingress(&Kernel, packet, skb.ifindex()) {
         Ok(translation) => tc::apply(skb, packet, &translation),
-        Err(reason) => tc::conclude(skb, packet, reason, Back::Out),
+        Err(reason) => tc::refuse(packet, reason),
     }
 }
