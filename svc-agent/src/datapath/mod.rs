@@ -15,6 +15,7 @@
 //! | [`devices`] | which devices are served, and the addresses of the node |
 //! | [`pins`] | the folder of pins: one agent at a time |
 //! | [`ports`] | ports kept out of the host's own use |
+//! | [`sock_destroy`] | ending sockets that are connected to a gone endpoint |
 //! | [`stats`] | what the programs count, and what the maps cost |
 //! | [`sweep`] | forgetting what a change has made worthless |
 //! | [`writer`] | carrying writes out, reading the tables back |
@@ -36,6 +37,7 @@ pub mod pins;
 pub mod ports;
 mod primary;
 pub mod probe;
+pub mod sock_destroy;
 pub mod stats;
 pub mod sweep;
 pub mod table;

@@ -64,8 +64,8 @@ impl Request {
             let mut rest = packet.as_slice();
             while let Some((kind, body, next)) = message(rest) {
                 match kind {
-                    DONE => return Ok(answers),
-                    ERROR => {
+                    // A dump that fails ends with its error.
+                    DONE | ERROR => {
                         let code = word(body).map_or(0, i32::from_ne_bytes);
                         return if code == 0 { Ok(answers) } else { Err(io::Error::from_raw_os_error(-code)) };
                     }

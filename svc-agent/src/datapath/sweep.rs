@@ -16,8 +16,8 @@ use super::table::Table;
 use crate::apply::Stale;
 use crate::model::Family;
 
-/// How many records were forgotten, by family in the order of [`Family::ALL`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many records were forgotten, and what is left to do; arrays are by family in the order of [`Family::ALL`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Entries of UDP flows.
     pub flows: [u64; 2],
@@ -27,6 +27,18 @@ pub struct Swept {
     pub affinity: [u64; 2],
     /// How long it took.
     pub took: [Duration; 2],
+    /// Sockets that may be connected to an endpoint which serves no more.
+    pub orphans: Vec<Orphan>,
+}
+
+/// A UDP socket whose datagrams went to an endpoint that serves no more. If it is connected, it is to that endpoint, and
+/// only its owner can move it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Orphan {
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// The endpoint.
+    pub backend: SocketAddr,
 }
 
 /// Forgets what `stale` names. Only tables that can hold such a record are walked.
@@ -42,7 +54,8 @@ pub fn sweep(maps: &Maps, stale: &[Stale]) -> anyhow::Result<Swept> {
             Family::V4 => {
                 if flows {
                     swept.flows[index] = sweep_flows(&maps.flows_v4, &stale).context("FLOWS_V4")?;
-                    swept.sockets[index] = sweep_sockets(&maps.sockets_v4, &stale).context("SOCKETS_V4")?;
+                    swept.sockets[index] =
+                        sweep_sockets(&maps.sockets_v4, &stale, &mut swept.orphans).context("SOCKETS_V4")?;
                 }
                 if affinity {
                     swept.affinity[index] = sweep_affinity(&maps.affinity_v4, &stale).context("AFFINITY_V4")?;
@@ -51,7 +64,8 @@ pub fn sweep(maps: &Maps, stale: &[Stale]) -> anyhow::Result<Swept> {
             Family::V6 => {
                 if flows {
                     swept.flows[index] = sweep_flows(&maps.flows_v6, &stale).context("FLOWS_V6")?;
-                    swept.sockets[index] = sweep_sockets(&maps.sockets_v6, &stale).context("SOCKETS_V6")?;
+                    swept.sockets[index] =
+                        sweep_sockets(&maps.sockets_v6, &stale, &mut swept.orphans).context("SOCKETS_V6")?;
                 }
                 if affinity {
                     swept.affinity[index] = sweep_affinity(&maps.affinity_v6, &stale).context("AFFINITY_V6")?;
@@ -63,7 +77,7 @@ pub fn sweep(maps: &Maps, stale: &[Stale]) -> anyhow::Result<Swept> {
     Ok(swept)
 }
 
-fn forget<K: Entry, V: Entry>(table: &Table<K, V>, worthless: impl Fn(&K, &V) -> bool) -> std::io::Result<u64> {
+fn forget<K: Entry, V: Entry>(table: &Table<K, V>, mut worthless: impl FnMut(&K, &V) -> bool) -> std::io::Result<u64> {
     let mut keys = Vec::new();
     table.for_each(|key, value| {
         if worthless(key, value) {
@@ -99,6 +113,7 @@ pub fn backend<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> SocketAddr {
 fn sweep_sockets<A: Address>(
     table: &Table<SocketKey<A>, SocketFlow<A>>,
     stale: &HashMap<u32, &Stale>,
+    orphans: &mut Vec<Orphan>,
 ) -> std::io::Result<u64>
 where
     SocketKey<A>: Entry,
@@ -109,8 +124,13 @@ where
             socket::FORWARD => socket_addr(flow.addr, flow.port),
             _ => socket_addr(key.addr, key.port),
         };
-        key.protocol == Protocol::Udp as u8
-            && stale.get(&flow.service).is_some_and(|stale| stale.flow_is_stale(backend))
+        let worthless = key.protocol == Protocol::Udp as u8
+            && stale.get(&flow.service).is_some_and(|stale| stale.flow_is_stale(backend));
+        // A connected socket has this record only.
+        if worthless && key.kind == socket::REVERSE {
+            orphans.push(Orphan { cookie: u64::from(key.cookie[0]) | u64::from(key.cookie[1]) << 32, backend });
+        }
+        worthless
     })
 }
 

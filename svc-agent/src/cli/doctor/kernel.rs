@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Report;
 use crate::cli::flags::{Flags, SocketLb};
-use crate::datapath::{Globals, Hook, Programs, Sizes, maps, pins, probe};
+use crate::datapath::{Globals, Hook, Programs, Sizes, maps, pins, probe, sock_destroy};
 
 pub(super) fn examine(flags: &Flags, report: &mut Report) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -49,6 +49,16 @@ fn sockets(flags: &Flags, report: &mut Report) {
     } else {
         report
             .note("sockets", "no bpf_set_retval (kernel 5.18): calls to a Service without endpoints are refused at TC");
+    }
+    match sock_destroy::probe() {
+        Ok(()) => report.good("sockets", "a connected UDP socket is ended when its endpoint is gone"),
+        Err(error) => report.warn(
+            "sockets",
+            format!(
+                "connected UDP sockets cannot be ended and stay with endpoints that are gone: {error}; it takes \
+                 CONFIG_INET_UDP_DIAG (modprobe udp_diag), CONFIG_INET_DIAG_DESTROY and CAP_NET_ADMIN"
+            ),
+        ),
     }
     if let Err(error) = probe::netns_cookie() {
         report.bad("sockets", format!("no cookie of the network namespace (kernel 5.14): {error}"));
