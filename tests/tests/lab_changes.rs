@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use svc_tests::lab::service::TestService;
 use svc_tests::lab::{self, At, Config, Topology, wait};
-use svc_tests::traffic::{self, Ask};
+use svc_tests::traffic::{self, Ask, Socket};
 
 /// What a change may take.
 const SOON: Duration = Duration::from_secs(1);
@@ -80,10 +80,11 @@ fn udp_leaves(topology: Topology) -> Result<()> {
         for family in 0..2 {
             let (at, at_node) = (service.at(family), service.at_node(lab, 0, family));
             let flows = [
-                ("pod", traffic::flow(&client.place, at, true)?),
-                // A connected socket of the host is connected to the backend itself: only its owner can move it.
-                ("host", traffic::flow(&lab.nodes[0].place, at, false)?),
-                ("outside", traffic::flow(&lab.outside, at_node, true)?),
+                ("pod", traffic::flow(&client.place, at, Socket::Connected)?),
+                ("host", traffic::flow(&lab.nodes[0].place, at, Socket::Unconnected)?),
+                // It is connected to the backend itself: only its owner can move it, who has to be told.
+                ("connected host", traffic::flow(&lab.nodes[0].place, at, Socket::Reconnected)?),
+                ("outside", traffic::flow(&lab.outside, at_node, Socket::Connected)?),
             ];
             let name = format!("dns-{}", family + 2);
             jobs.push(lab.add_server("dns", &name, 1, At::Pod)?.1);
@@ -106,6 +107,8 @@ fn udp_leaves(topology: Topology) -> Result<()> {
                 let names: Vec<&str> = report.changes.iter().map(|(_, name)| name.as_str()).collect();
                 ensure!(names == [gone.as_str(), name.as_str()], "{who}, {at}: answered by {names:?}");
                 ensure!(report.failures() <= 20, "{who}, {at}: {:?} unanswered", report.errors);
+                let aborted = report.errors.get("aborted").copied().unwrap_or_default();
+                ensure!(aborted == u64::from(who == "connected host"), "{who}, {at}: {:?}", report.errors);
             }
         }
         Ok(())

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 
 use svc_tests::cluster::faults;
 use svc_tests::lab::run;
-use svc_tests::traffic::{Ask, Report, client, load, server};
+use svc_tests::traffic::{Ask, Report, Socket, client, load, server};
 
 const USAGE: &str = "usage: lab-helper janitor ID | serve NAME ADDR:PORT.. | ask tcp|udp|http ADDR:PORT COUNT | \
-                     transfer ADDR:PORT BYTES | hold ADDR:PORT CONNECTIONS | flow ADDR:PORT connected|unconnected | \
+                     transfer ADDR:PORT BYTES | hold ADDR:PORT CONNECTIONS | flow ADDR:PORT connected|reconnected|unconnected | \
                      dial ADDR:PORT | faults LISTEN UPSTREAM";
 
 fn main() -> Result<()> {
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         ["ask", ask, to, count] => load::ask(Ask::parse(ask)?, to.parse()?, count.parse()?),
         ["transfer", to, bytes] => client::transfer(to.parse()?, bytes.parse()?),
         ["hold", to, connections] => load::hold(to.parse()?, connections.parse()?),
-        ["flow", to, how @ ("connected" | "unconnected")] => load::flow(to.parse()?, *how == "connected"),
+        ["flow", to, how] => load::flow(to.parse()?, Socket::parse(how)?),
         _ => bail!(USAGE),
     };
     print(&report)

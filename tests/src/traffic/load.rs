@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::report::{Report, millis};
-use super::{Ask, client};
+use super::report::{Report, is_aborted, millis};
+use super::{Ask, Socket, client};
 
 /// Clients at a time.
 const THREADS: u64 = 4;
@@ -79,23 +79,27 @@ fn hold_one(to: SocketAddr, stop: &(dyn Fn() -> bool + Sync), report: &mut Repor
 
 /// One UDP flow without pause, until standard input is closed; prints who answers whenever that changes. A datagram without an answer is a failure, and the next
 /// one is sent at the next beat all the same.
-pub fn flow(to: SocketAddr, connected: bool) -> Report {
+pub fn flow(to: SocketAddr, socket: Socket) -> Report {
     many(true, 1, |stop| {
         let mut report = Report::default();
-        if let Err(error) = flow_one(to, connected, stop, &mut report) {
+        if let Err(error) = flow_one(to, socket, stop, &mut report) {
             report.failed(&error);
         }
         report
     })
 }
 
-fn flow_one(to: SocketAddr, connected: bool, stop: &(dyn Fn() -> bool + Sync), report: &mut Report) -> io::Result<()> {
-    let socket = if connected { client::udp(to)? } else { client::unconnected(to)? };
-    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+fn flow_one(to: SocketAddr, how: Socket, stop: &(dyn Fn() -> bool + Sync), report: &mut Report) -> io::Result<()> {
+    let open = || {
+        let socket = if how == Socket::Unconnected { client::unconnected(to)? } else { client::udp(to)? };
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        io::Result::Ok(socket)
+    };
+    let mut socket = open()?;
     let began = Instant::now();
     while !stop() {
         let asked = Instant::now();
-        match client::ask_again(&socket, (!connected).then_some(to)) {
+        match client::ask_again(&socket, (how == Socket::Unconnected).then_some(to)) {
             Ok(answer) => {
                 started();
                 if report.changes.last().is_none_or(|(_, last)| *last != answer.name) {
@@ -104,7 +108,13 @@ fn flow_one(to: SocketAddr, connected: bool, stop: &(dyn Fn() -> bool + Sync), r
                 }
                 report.answered(&answer, asked.elapsed());
             }
-            Err(error) => report.failed(&error),
+            Err(error) => {
+                report.failed(&error);
+                // Silence is no reason: who is moved without being told would be no test of being told.
+                if how == Socket::Reconnected && is_aborted(&error) {
+                    socket = open()?;
+                }
+            }
         }
         std::thread::sleep(BEAT);
     }

@@ -56,6 +56,36 @@ impl Ask {
     }
 }
 
+/// The socket of a UDP flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// Connected, as a resolver's.
+    Connected,
+    /// Connected; its owner connects anew when, and only when, it is told that the connection was ended.
+    Reconnected,
+    /// Names the address with each datagram, as a server's.
+    Unconnected,
+}
+
+impl Socket {
+    /// The word on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Reconnected => "reconnected",
+            Self::Unconnected => "unconnected",
+        }
+    }
+
+    /// From the word on the command line.
+    pub fn parse(word: &str) -> Result<Self> {
+        [Self::Connected, Self::Reconnected, Self::Unconnected]
+            .into_iter()
+            .find(|socket| socket.word() == word)
+            .with_context(|| format!("{word}: a socket is connected, reconnected or unconnected"))
+    }
+}
+
 /// Asks `count` times from a place, each time as a new flow, and waits for the report.
 pub fn ask(place: &Place, ask: Ask, to: SocketAddr, count: u64) -> Result<Report> {
     run(place, &["ask", ask.word(), &to.to_string(), &count.to_string()])
@@ -76,10 +106,9 @@ pub fn hold(place: &Place, to: SocketAddr, connections: usize) -> Result<Load> {
     Load::start(place, &["hold", &to.to_string(), &connections.to_string()])
 }
 
-/// Starts one UDP flow that never pauses; its report says when which backend answered. The socket is connected, as a
-/// resolver's is, or names the address with each datagram, as a server's does.
-pub fn flow(place: &Place, to: SocketAddr, connected: bool) -> Result<Load> {
-    Load::start(place, &["flow", &to.to_string(), if connected { "connected" } else { "unconnected" }])
+/// Starts one UDP flow that never pauses; its report says when which backend answered.
+pub fn flow(place: &Place, to: SocketAddr, socket: Socket) -> Result<Load> {
+    Load::start(place, &["flow", &to.to_string(), socket.word()])
 }
 
 fn run(place: &Place, args: &[&str]) -> Result<Report> {

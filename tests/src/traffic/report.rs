@@ -126,9 +126,15 @@ pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Whether a connected UDP socket was ended: told when it receives, or, where it sends first, by being connected no more.
+pub fn is_aborted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EDESTADDRREQ))
+}
+
 fn kind(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".into(),
+        _ if is_aborted(error) => "aborted".into(),
         io::ErrorKind::ConnectionReset => "reset".into(),
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "timeout".into(),
         io::ErrorKind::UnexpectedEof => "closed without an answer".into(),
