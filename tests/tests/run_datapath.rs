@@ -6,68 +6,8 @@ use std::net::SocketAddr;
 use svc_agent::datapath::Hook;
 use svc_common::tables::{Frontend, Rule};
 use svc_common::verdict::Reason;
-use svc_tests::packet::{Ended, Frame, Kind, Node, quoted, too_big};
-
-const NEXT: i32 = -1;
-const SHOT: i32 = 2;
-const REDIRECT: i32 = 7;
-const SYN: Kind = Kind::Tcp(2);
-const ACK: Kind = Kind::Tcp(16);
-const FIN: Kind = Kind::Tcp(17);
-const RST: Kind = Kind::Tcp(4);
-
-/// ClusterIP: pods keep their source, everybody else is translated.
-const CLUSTER_IP: [u8; 3] = [0, Rule::SNAT, Rule::SNAT];
-/// NodePort with policy Cluster: everybody is translated.
-const NODE_PORT: [u8; 3] = [Rule::SNAT; 3];
-
-/// The same actors in both families.
-struct Cast {
-    service: &'static str,
-    other_service: &'static str,
-    node_port: &'static str,
-    pod: &'static str,
-    pod_addr: &'static str,
-    local: &'static str,
-    remote: &'static str,
-    outside: &'static str,
-    node: &'static str,
-}
-
-const CASTS: [Cast; 2] = [
-    Cast {
-        service: "10.96.0.10:80",
-        other_service: "10.96.0.11:80",
-        node_port: "192.0.2.1:30080",
-        pod: "10.1.0.7:40000",
-        pod_addr: "10.1.0.7",
-        local: "10.1.0.20:8080",
-        remote: "10.2.0.20:8080",
-        outside: "203.0.113.9:50000",
-        node: "192.0.2.1",
-    },
-    Cast {
-        service: "[fd96::10]:80",
-        other_service: "[fd96::11]:80",
-        node_port: "[2001:db8::1]:30080",
-        pod: "[fd01::7]:40000",
-        pod_addr: "fd01::7",
-        local: "[fd01::20]:8080",
-        remote: "[fd02::20]:8080",
-        outside: "[2001:db8:9::9]:50000",
-        node: "2001:db8::1",
-    },
-];
-
-fn ended(ended: &Ended, verdict: i32, reason: Reason) {
-    assert_eq!((ended.verdict, ended.reasons.as_slice()), (verdict, [reason].as_slice()));
-}
-
-#[track_caller]
-fn goes(ended: &Ended, from: &str, to: &str) {
-    let seen = ended.seen();
-    assert_eq!((seen.from.to_string().as_str(), seen.to.to_string().as_str()), (from, to), "{seen}");
-}
+use svc_tests::packet::cast::{ACK, CASTS, CLUSTER_IP, FIN, NEXT, NODE_PORT, REDIRECT, RST, SHOT, SYN, ended, goes};
+use svc_tests::packet::{Frame, Kind, Node, quoted, too_big};
 
 #[test]
 fn a_pod_talks_to_a_cluster_ip_and_back() {
@@ -140,11 +80,7 @@ fn a_client_outside_is_translated_at_the_backends_boundary() {
 fn a_pod_that_is_its_own_backend_sees_the_node() {
     for cast in CASTS {
         let mut node = Node::new();
-        let own = if cast.pod_addr.contains(':') {
-            format!("[{}]:8080", cast.pod_addr)
-        } else {
-            format!("{}:8080", cast.pod_addr)
-        };
+        let own = cast.own();
         node.serve(1, cast.service, 6, CLUSTER_IP, 0, &[&own]);
         let opened = node.ingress(&Frame::new(cast.pod, cast.service, SYN));
         goes(&opened, cast.pod, &own);
@@ -257,7 +193,7 @@ fn a_packet_cut_off_anywhere_does_no_harm() {
         node.serve(1, cast.service, 6, CLUSTER_IP, 0, &[cast.local]);
         let whole = Frame::new(cast.pod, cast.service, SYN).bytes();
         // The kernel hands no program less than a network header.
-        let header = 14 + if cast.pod.starts_with('[') { 40 } else { 20 };
+        let header = 14 + if cast.is_v4() { 20 } else { 40 };
         for length in header..whole.len() {
             let ended = node.run(Hook::TcIngress, &whole[..length], 0, 1);
             assert_eq!(ended.verdict, NEXT, "cut off at {length}");
@@ -303,7 +239,7 @@ fn an_error_on_the_way_to_the_backend_reaches_the_client_about_its_own_packet() 
     for cast in CASTS {
         for kind in [Kind::Udp, SYN] {
             let protocol = if kind == SYN { 6 } else { 17 };
-            let router = if cast.pod.starts_with('[') { "2001:db8:77::1" } else { "198.51.100.1" };
+            let router = cast.router;
             let mut node = Node::new();
             node.serve(1, cast.node_port, protocol, NODE_PORT, Frontend::EXTERNAL, &[cast.remote]);
             let opened = node.ingress(&Frame::new(cast.outside, cast.node_port, kind));
@@ -325,7 +261,7 @@ fn an_error_on_the_way_to_the_backend_reaches_the_client_about_its_own_packet() 
 #[test]
 fn an_error_on_the_way_to_the_client_reaches_the_backend() {
     for cast in CASTS {
-        let router = if cast.pod.starts_with('[') { "2001:db8:77::1" } else { "198.51.100.1" };
+        let router = cast.router;
         let mut node = Node::new();
         node.serve(1, cast.node_port, 17, NODE_PORT, Frontend::EXTERNAL, &[cast.remote]);
         let opened = node.ingress(&Frame::new(cast.outside, cast.node_port, Kind::Udp));

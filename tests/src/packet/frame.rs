@@ -16,6 +16,12 @@ pub enum Kind {
     Udp,
     /// UDP sent without a checksum.
     UdpBare,
+    /// SCTP whose first chunk is of this type.
+    Sctp(u8),
+    /// An echo request.
+    Ping,
+    /// Another protocol, without ports.
+    Other(u8),
 }
 
 /// A packet to send.
@@ -35,6 +41,8 @@ pub struct Frame {
     pub options: u8,
     /// Hops left.
     pub hops: u8,
+    /// Further IPv6 extension headers of eight bytes each, in this order, by their numbers.
+    pub chain: Vec<u8>,
 }
 
 /// What a packet says after the programs have had it, all checksums verified.
@@ -46,7 +54,7 @@ pub struct Seen {
     pub to: SocketAddr,
     /// IP protocol number.
     pub protocol: u8,
-    /// TCP flags, or 0.
+    /// TCP flags, type of the first SCTP chunk, type of ICMP, or 0.
     pub flags: u8,
     /// Hops left.
     pub hops: u8,
@@ -58,21 +66,18 @@ impl Frame {
     /// A packet without options.
     pub fn new(from: &str, to: &str, kind: Kind) -> Self {
         let parse = |text: &str| text.parse().expect("ADDRESS:PORT");
-        Self { from: parse(from), to: parse(to), kind, payload: b"payload".to_vec(), tags: 0, options: 0, hops: 64 }
+        Self { from: parse(from), to: parse(to), kind, payload: b"payload".to_vec(), tags: 0, options: 0, hops: 64, chain: Vec::new() }
     }
 
     /// The packet that answers one that was seen.
     pub fn reply(seen: &Seen, kind: Kind) -> Self {
-        Self { from: seen.to, to: seen.from, kind, payload: b"answer".to_vec(), tags: 0, options: 0, hops: 64 }
+        Self { from: seen.to, to: seen.from, kind, payload: b"answer".to_vec(), tags: 0, options: 0, hops: 64, chain: Vec::new() }
     }
 
     /// As it stands on the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let transport = self.transport();
-        let protocol = match self.kind {
-            Kind::Tcp(_) => IpNumber::TCP,
-            Kind::Udp | Kind::UdpBare => IpNumber::UDP,
-        };
+        let protocol = self.protocol();
         let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
         for _ in 0..self.tags {
             bytes.extend([0x81, 0x00, 0x00, 0x07]);
@@ -93,15 +98,29 @@ impl Frame {
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 bytes.extend([0x86, 0xdd]);
+                let mut chain = self.chain.clone();
+                chain.extend((self.options > 0).then_some(60));
+                let mut next = chain.iter().skip(1).copied().chain([protocol.0]);
                 let header = Ipv6Header {
-                    payload_length: (transport.len() + usize::from(self.options)) as u16,
-                    next_header: if self.options > 0 { IpNumber(60) } else { protocol },
+                    payload_length: (transport.len() + 8 * self.chain.len() + usize::from(self.options)) as u16,
+                    next_header: chain.first().map_or(protocol, |number| IpNumber(*number)),
                     hop_limit: self.hops,
                     source: from.octets(),
                     destination: to.octets(),
                     ..Ipv6Header::default()
                 };
                 header.write(&mut bytes).expect("a vector");
+                for number in &self.chain {
+                    let next = next.next().expect("one more than headers");
+                    bytes.extend(match number {
+                        // Routing: of an unknown type, no segment left. Fragment: the only one.
+                        43 => [next, 0, 253, 0, 0, 0, 0, 0],
+                        44 => [next, 0, 0, 0, 0, 0, 0, 7],
+                        // Authentication counts words less two.
+                        51 => [next, 0, 0, 0, 0, 0, 0, 1],
+                        _ => [next, 0, 1, 4, 0, 0, 0, 0],
+                    });
+                }
                 if self.options > 0 {
                     let mut options = vec![0u8; self.options.into()];
                     (options[0], options[1]) = (protocol.0, self.options / 8 - 1);
@@ -114,6 +133,18 @@ impl Frame {
         }
         bytes.extend(transport);
         bytes
+    }
+
+    /// Number of the transport protocol.
+    fn protocol(&self) -> IpNumber {
+        match self.kind {
+            Kind::Tcp(_) => IpNumber::TCP,
+            Kind::Udp | Kind::UdpBare => IpNumber::UDP,
+            Kind::Sctp(_) => IpNumber::SCTP,
+            Kind::Ping if self.from.is_ipv4() => IpNumber::ICMP,
+            Kind::Ping => IpNumber::IPV6_ICMP,
+            Kind::Other(number) => IpNumber(number),
+        }
     }
 
     /// The transport header and payload, with its checksum.
@@ -139,6 +170,12 @@ impl Frame {
             Kind::Udp | Kind::UdpBare => {
                 builder.udp(from, to).write(&mut bytes, &self.payload).expect("a vector");
             }
+            Kind::Sctp(chunk) => return sctp(from, to, chunk, &self.payload),
+            Kind::Ping => match self.from.ip() {
+                IpAddr::V4(_) => builder.icmpv4_echo_request(7, 1).write(&mut bytes, &self.payload).expect("a vector"),
+                IpAddr::V6(_) => builder.icmpv6_echo_request(7, 1).write(&mut bytes, &self.payload).expect("a vector"),
+            },
+            Kind::Other(_) => return self.payload.clone(),
         }
         let mut transport = bytes.split_off(network);
         if self.kind == Kind::UdpBare {
@@ -146,6 +183,25 @@ impl Frame {
         }
         transport
     }
+}
+
+/// An SCTP packet of one chunk, with its CRC.
+fn sctp(from: u16, to: u16, chunk: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    bytes.extend([0, 0, 0, 9, 0, 0, 0, 0, chunk, 0]);
+    bytes.extend((4 + payload.len() as u16).to_be_bytes());
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let crc = crc32c(&bytes);
+    bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// CRC32c (RFC 9260, appendix A), bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
+    })
 }
 
 impl Seen {
@@ -169,6 +225,13 @@ impl Seen {
             }
             NetSlice::Arp(_) => panic!("an ARP packet"),
         };
+        let ip = net.ip_payload_ref().expect("an IP packet");
+        if ip.ip_number == IpNumber::SCTP {
+            let (protocol, flags) = (ip.ip_number.0, ip.payload[12]);
+            let (ports, payload) = read_sctp(ip.payload);
+            let (from, to) = (SocketAddr::new(from, ports.0), SocketAddr::new(to, ports.1));
+            return Self { from, to, protocol, flags, hops, payload };
+        }
         let (ports, protocol, flags, payload) = match packet.transport.as_ref().expect("a transport header") {
             TransportSlice::Tcp(tcp) => {
                 verify(from, to, 6, tcp.slice());
@@ -196,6 +259,15 @@ impl Seen {
         };
         Self { from: SocketAddr::new(from, ports.0), to: SocketAddr::new(to, ports.1), protocol, flags, hops, payload }
     }
+}
+
+/// Ports and chunks of an SCTP packet whose CRC is right.
+fn read_sctp(segment: &[u8]) -> ((u16, u16), Vec<u8>) {
+    let mut blank = segment.to_vec();
+    blank[8..12].fill(0);
+    assert_eq!(segment[8..12], crc32c(&blank).to_le_bytes(), "CRC of SCTP");
+    let port = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
+    ((port(0), port(2)), segment[12..].to_vec())
 }
 
 /// Sums a transport segment up with its pseudo header, byte by byte.

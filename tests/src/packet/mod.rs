@@ -1,12 +1,15 @@
 //! Packets as a person would write them, and the real programs to put them through.
 
+pub mod cast;
 mod fragments;
 mod frame;
 mod icmp;
 mod node;
+mod pieces;
 mod wires;
 
 pub use fragments::{fragments, reassemble};
+pub use pieces::together;
 pub use frame::{Frame, Kind, Seen};
 pub use icmp::{quoted, too_big};
 pub use node::{Ended, Node};
