@@ -77,7 +77,7 @@ struct Transport {
 
 /// Offset of the network header and the Ethernet type behind up to two tags.
 #[inline(always)]
-pub fn ethernet<F: Frame>(frame: &F) -> Result<(usize, u16), Reason> {
+pub fn ethernet<F: Frame + ?Sized>(frame: &F) -> Result<(usize, u16), Reason> {
     let kind = frame.load::<u16>(ether::HEADER - 2).ok_or(Reason::Malformed)?;
     match u16::from_be(kind) {
         kind @ (ether::IPV4 | ether::IPV6) => Ok((ether::HEADER, kind)),
@@ -88,7 +88,7 @@ pub fn ethernet<F: Frame>(frame: &F) -> Result<(usize, u16), Reason> {
 
 /// The same behind one tag or two.
 #[inline(always)]
-fn tagged<F: Frame>(frame: &F) -> Result<(usize, u16), Reason> {
+fn tagged<F: Frame + ?Sized>(frame: &F) -> Result<(usize, u16), Reason> {
     let kind = frame.load::<u16>(ether::HEADER + ether::TAG - 2).ok_or(Reason::Malformed)?;
     match u16::from_be(kind) {
         kind @ (ether::IPV4 | ether::IPV6) => return Ok((ether::HEADER + ether::TAG, kind)),
@@ -105,7 +105,7 @@ fn tagged<F: Frame>(frame: &F) -> Result<(usize, u16), Reason> {
 
 /// The IPv4 packet whose header stands at `l3`.
 #[inline(always)]
-pub fn ipv4<F: Frame>(frame: &F, l3: usize) -> Result<Packet<V4>, Reason> {
+pub fn ipv4<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Packet<V4>, Reason> {
     let ip = frame.load::<Ipv4>(l3).ok_or(Reason::Malformed)?;
     let header = usize::from(ip.version_length & 15) * 4;
     let total = u32::from(u16::from_be(ip.total_length));
@@ -113,8 +113,9 @@ pub fn ipv4<F: Frame>(frame: &F, l3: usize) -> Result<Packet<V4>, Reason> {
         return Err(Reason::Malformed);
     }
     // A total length of zero is a segment of more than 64 KiB that has not been cut yet.
-    let length = if total == 0 { frame.length() - l3 as u32 } else { total };
-    if (length as usize) < header {
+    let present = frame.length().wrapping_sub(l3 as u32);
+    let length = if total == 0 { present } else { total };
+    if length > present {
         return Err(Reason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment);
@@ -131,13 +132,17 @@ pub fn ipv4<F: Frame>(frame: &F, l3: usize) -> Result<Packet<V4>, Reason> {
 
 /// The IPv6 packet whose header stands at `l3`.
 #[inline(always)]
-pub fn ipv6<F: Frame>(frame: &F, l3: usize) -> Result<Packet<V6>, Reason> {
+pub fn ipv6<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Packet<V6>, Reason> {
     let ip = frame.load::<Ipv6>(l3).ok_or(Reason::Malformed)?;
     if ip.version_class_flow & 0xf0u32.to_le() != 0x60u32.to_le() {
         return Err(Reason::Malformed);
     }
     let payload = u32::from(u16::from_be(ip.payload_length));
-    let length = if payload == 0 { frame.length() - l3 as u32 } else { payload + size_of::<Ipv6>() as u32 };
+    let present = frame.length().wrapping_sub(l3 as u32);
+    let length = if payload == 0 { present } else { payload + size_of::<Ipv6>() as u32 };
+    if length > present {
+        return Err(Reason::Malformed);
+    }
     let mut transport =
         Transport { protocol: ip.next, l4: l3 + size_of::<Ipv6>(), piece: Piece::Whole, fragment_id: 0 };
     if Protocol::from_number(ip.next).is_none() {
@@ -151,7 +156,7 @@ pub const EXTENSIONS: usize = 8;
 
 /// Follows IPv6 extension headers.
 #[inline(always)]
-fn extensions<F: Frame>(frame: &F, start: Transport) -> Result<Transport, Reason> {
+fn extensions<F: Frame + ?Sized>(frame: &F, start: Transport) -> Result<Transport, Reason> {
     let mut at = start;
     for _ in 0..=EXTENSIONS {
         if !is_extension(at.protocol) {
@@ -242,7 +247,7 @@ pub fn follow<F: Frame + ?Sized>(frame: &F, at: usize, number: u8) -> Followed {
 
 /// Ports and events, by transport protocol.
 #[inline(always)]
-fn finish<F: Frame, A: Address>(
+fn finish<F: Frame + ?Sized, A: Address>(
     frame: &F,
     source: A,
     destination: A,
@@ -251,12 +256,26 @@ fn finish<F: Frame, A: Address>(
     transport: Transport,
 ) -> Result<Packet<A>, Reason> {
     let Transport { protocol, l4, piece, fragment_id } = transport;
+    // Bytes of the frame behind the end of the packet are padding, whatever they look like.
+    let needed = match Protocol::from_number(protocol) {
+        _ if piece == Piece::Later => 0,
+        Some(Protocol::Tcp) => size_of::<Tcp>(),
+        Some(Protocol::Udp) => size_of::<Udp>(),
+        Some(Protocol::Sctp) => size_of::<Sctp>(),
+        None => 0,
+    };
+    if ((l4 - l3 + needed) as u32) > length {
+        return Err(Reason::Malformed);
+    }
     let (from, to, event) = if piece == Piece::Later {
         (Port::NONE, Port::NONE, 0)
     } else {
         match Protocol::from_number(protocol) {
             Some(Protocol::Tcp) => {
                 let tcp = frame.load::<Tcp>(l4).ok_or(Reason::Malformed)?;
+                if tcp.offset < (size_of::<Tcp>() as u8 / 4) << 4 {
+                    return Err(Reason::Malformed);
+                }
                 (tcp.ports.source, tcp.ports.destination, tcp_event(tcp.flags))
             }
             Some(Protocol::Udp) => {
@@ -277,7 +296,7 @@ fn finish<F: Frame, A: Address>(
 /// Protocols without ports: nobody can know what goes on between their ends, so each packet may begin something; but
 /// of ICMP only an echo request does.
 #[inline(always)]
-fn other_event<F: Frame>(frame: &F, l4: usize, number: u8) -> Result<u8, Reason> {
+fn other_event<F: Frame + ?Sized>(frame: &F, l4: usize, number: u8) -> Result<u8, Reason> {
     const ECHO: u8 = 8;
     const ECHO_V6: u8 = 128;
     let kind = match number {
