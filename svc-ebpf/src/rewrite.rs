@@ -136,6 +136,10 @@ fn transport<A: Wire, B: Buffer + Offloads>(
     let offset = match packet.tuple.protocol {
         TCP => packet.l4 + tcp::CHECKSUM,
         UDP => packet.l4 + UDP_CHECKSUM,
+        // The CRC of SCTP covers the whole datagram, and a piece does not know how long that is.
+        _ if packet.piece != Piece::Whole && change.ports_before != change.ports_after => {
+            return Err(Reason::CannotRewrite);
+        }
         _ => return sctp(buffer, packet.l4, length, change),
     };
     let old = buffer.load::<u16>(offset).ok_or(Reason::CannotRewrite)?;

@@ -3,13 +3,36 @@
 //! Each hook stores and looks up under the addresses that the packet has when it gets there.
 
 use crate::net::Protocol;
-use crate::parse::Piece;
+use crate::parse::{Packet, Piece};
 use crate::tables::{Fragment, FragmentKey};
 use crate::verdict::Reason;
 
 use super::classify;
+use super::connection::since;
 use super::env::{Env, Family};
 use super::scratch::Scratch;
+
+/// Key of a fragment's datagram, under the addresses that it has now.
+#[inline(always)]
+fn key<A: Family>(packet: &Packet<A>) -> FragmentKey<A> {
+    FragmentKey {
+        source: packet.tuple.source.addr,
+        destination: packet.tuple.destination.addr,
+        id: packet.fragment_id,
+        protocol: packet.tuple.protocol,
+        zero: [0; 3],
+    }
+}
+
+/// The ports of a datagram whose first fragment was seen not long ago: identifications are used again and again.
+#[inline(always)]
+fn ports<A: Family, E: Env<A>>(env: &E, key: &FragmentKey<A>) -> Option<Fragment> {
+    let found = env.fragment(key)?;
+    (since(env.now(), found.seen) <= LIFETIME * env.hz()).then_some(found)
+}
+
+/// How long the pieces of a datagram belong together, in seconds: as long as the kernel waits for all of them.
+const LIFETIME: u32 = 30;
 
 /// Fills in the ports of a later fragment in `scratch`; those of a first one are remembered. `marked`: the packet belongs
 /// to a Service connection for certain.
@@ -19,20 +42,14 @@ pub fn resolve<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, marked: 
     if Protocol::from_number(packet.tuple.protocol).is_none() {
         return Err(if packet.piece == Piece::Later { Reason::FragmentPassed } else { Reason::NotTransport });
     }
-    let key = FragmentKey {
-        source: packet.tuple.source.addr,
-        destination: packet.tuple.destination.addr,
-        id: packet.fragment_id,
-        protocol: packet.tuple.protocol,
-        zero: [0; 3],
-    };
+    let key = key(packet);
     if packet.piece == Piece::First {
         let ports =
             Fragment { source: packet.tuple.source.port, destination: packet.tuple.destination.port, seen: env.now() };
         env.set_fragment(&key, &ports);
         return Ok(());
     }
-    if let Some(ports) = env.fragment(&key) {
+    if let Some(ports) = ports(env, &key) {
         packet.tuple.source.port = ports.source;
         packet.tuple.destination.port = ports.destination;
         return Ok(());

@@ -7,6 +7,9 @@ use etherparse::{
     IpNumber, Ipv4Header, Ipv6Header, NetSlice, PacketBuilder, SlicedPacket, TcpHeaderSlice, TransportSlice,
 };
 
+/// Number of the authentication header.
+const AUTHENTICATION: u8 = 51;
+
 /// Transport protocol and what matters of its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -41,7 +44,7 @@ pub struct Frame {
     pub options: u8,
     /// Hops left.
     pub hops: u8,
-    /// Further IPv6 extension headers of eight bytes each, in this order, by their numbers.
+    /// Further IPv6 extension headers in this order, by their numbers: of eight bytes, authentication of sixteen.
     pub chain: Vec<u8>,
 }
 
@@ -66,12 +69,30 @@ impl Frame {
     /// A packet without options.
     pub fn new(from: &str, to: &str, kind: Kind) -> Self {
         let parse = |text: &str| text.parse().expect("ADDRESS:PORT");
-        Self { from: parse(from), to: parse(to), kind, payload: b"payload".to_vec(), tags: 0, options: 0, hops: 64, chain: Vec::new() }
+        Self {
+            from: parse(from),
+            to: parse(to),
+            kind,
+            payload: b"payload".to_vec(),
+            tags: 0,
+            options: 0,
+            hops: 64,
+            chain: Vec::new(),
+        }
     }
 
     /// The packet that answers one that was seen.
     pub fn reply(seen: &Seen, kind: Kind) -> Self {
-        Self { from: seen.to, to: seen.from, kind, payload: b"answer".to_vec(), tags: 0, options: 0, hops: 64, chain: Vec::new() }
+        Self {
+            from: seen.to,
+            to: seen.from,
+            kind,
+            payload: b"answer".to_vec(),
+            tags: 0,
+            options: 0,
+            hops: 64,
+            chain: Vec::new(),
+        }
     }
 
     /// As it stands on the wire.
@@ -102,7 +123,7 @@ impl Frame {
                 chain.extend((self.options > 0).then_some(60));
                 let mut next = chain.iter().skip(1).copied().chain([protocol.0]);
                 let header = Ipv6Header {
-                    payload_length: (transport.len() + 8 * self.chain.len() + usize::from(self.options)) as u16,
+                    payload_length: (transport.len() + self.chain_length() + usize::from(self.options)) as u16,
                     next_header: chain.first().map_or(protocol, |number| IpNumber(*number)),
                     hop_limit: self.hops,
                     source: from.octets(),
@@ -116,10 +137,11 @@ impl Frame {
                         // Routing: of an unknown type, no segment left. Fragment: the only one.
                         43 => [next, 0, 253, 0, 0, 0, 0, 0],
                         44 => [next, 0, 0, 0, 0, 0, 0, 7],
-                        // Authentication counts words less two.
-                        51 => [next, 0, 0, 0, 0, 0, 0, 1],
+                        // Counts words less two.
+                        51 => [next, 2, 0, 0, 0, 0, 0, 1],
                         _ => [next, 0, 1, 4, 0, 0, 0, 0],
                     });
+                    bytes.extend(&[0; 8][..if *number == AUTHENTICATION { 8 } else { 0 }]);
                 }
                 if self.options > 0 {
                     let mut options = vec![0u8; self.options.into()];
@@ -133,6 +155,11 @@ impl Frame {
         }
         bytes.extend(transport);
         bytes
+    }
+
+    /// Number of bytes of the chain.
+    fn chain_length(&self) -> usize {
+        self.chain.iter().map(|number| if *number == AUTHENTICATION { 16 } else { 8 }).sum()
     }
 
     /// Number of the transport protocol.
@@ -199,9 +226,9 @@ fn sctp(from: u16, to: u16, chunk: u8, payload: &[u8]) -> Vec<u8> {
 
 /// CRC32c (RFC 9260, appendix A), bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
-    })
+    !bytes
+        .iter()
+        .fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))))
 }
 
 impl Seen {

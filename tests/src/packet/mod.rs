@@ -1,6 +1,7 @@
 //! Packets as a person would write them, and the real programs to put them through.
 
 pub mod cast;
+pub mod errors;
 mod fragments;
 mod frame;
 mod icmp;
@@ -9,8 +10,8 @@ mod pieces;
 mod wires;
 
 pub use fragments::{fragments, reassemble};
-pub use pieces::together;
 pub use frame::{Frame, Kind, Seen};
 pub use icmp::{quoted, too_big};
 pub use node::{Ended, Node};
+pub use pieces::together;
 pub use wires::{GATEWAY_MAC, NODE_MAC, OTHER_MAC, Wires};

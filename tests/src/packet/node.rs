@@ -7,7 +7,8 @@ use svc_agent::datapath::bpf::TestRun;
 use svc_agent::datapath::{Globals, Hook, Maps, Programs, Sizes};
 use svc_common::net::{Address, Port, V4, V6};
 use svc_common::tables::{
-    Backend, Device, Frontend, FrontendKey, Prefix, Rule, Settings, SlotRange, backend, device, filter_bit, settings,
+    Backend, Device, Frontend, FrontendKey, Masked, Prefix, Rule, Settings, SlotRange, backend, device, filter_bit,
+    settings,
 };
 use svc_common::verdict::Reason;
 
@@ -150,6 +151,19 @@ impl Node {
             }
         };
         assert!(gone.expect("frontend"), "no frontend at {address}");
+    }
+
+    /// The ServiceCIDRs, one a family.
+    pub fn set_service_cidrs(&self, v4: &str, v6: &str) {
+        let (v4, v6) = (v4.split_once('/').expect("a prefix"), v6.split_once('/').expect("a prefix"));
+        let mask = |bits: &str, width: u32| u128::MAX << (width - bits.parse::<u32>().expect("a length"));
+        let mut settings = self.maps.settings.get(&0).expect("settings").expect("settings");
+        settings.service_cidrs_v4[0] =
+            Masked { addr: V4::new(v4.0.parse().expect("address")), mask: V4::new((mask(v4.1, 32) as u32).into()) };
+        settings.service_cidrs_v6[0] =
+            Masked { addr: V6::new(v6.0.parse().expect("address")), mask: V6::new(mask(v6.1, 128).into()) };
+        (settings.service_cidr_count_v4, settings.service_cidr_count_v6) = (1, 1);
+        self.maps.settings.set(&0, &settings).expect("settings");
     }
 
     fn filter<A: Address>(&self, addr: A) {
