@@ -15,10 +15,22 @@ pub enum Kind {
     Xdp = 6,
 }
 
+impl Kind {
+    /// Loads a program of this type.
+    pub(super) fn load(self, instructions: &[u64]) -> io::Result<OwnedFd> {
+        let attach = match self {
+            Self::Classifier => 0,
+            // A relay and where it leads must agree in this.
+            Self::Xdp => bpf::AttachType::Xdp as u32,
+        };
+        bpf::program_load(self as u32, attach, instructions)
+    }
+}
+
 /// Loads a program that returns `verdict` and does nothing else.
 pub fn load(kind: Kind, verdict: i32) -> io::Result<OwnedFd> {
     /// `BPF_ALU64 | BPF_MOV | BPF_K` into register 0, and `BPF_JMP | BPF_EXIT` (RFC 9669).
     const MOVE: u64 = 0xb7;
     const EXIT: u64 = 0x95;
-    bpf::program_load(kind as u32, &[MOVE | u64::from(verdict.cast_unsigned()) << 32, EXIT])
+    kind.load(&[MOVE | u64::from(verdict.cast_unsigned()) << 32, EXIT])
 }

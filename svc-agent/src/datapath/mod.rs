@@ -17,6 +17,7 @@
 //! | [`ports`] | ports kept out of the host's own use |
 //! | [`sock_destroy`] | ending sockets that are connected to a gone endpoint |
 //! | [`stats`] | what the programs count, and what the maps cost |
+//! | [`relay`] | a program that hands its packet on, to measure with |
 //! | [`sweep`] | forgetting what a change has made worthless |
 //! | [`writer`] | carrying writes out, reading the tables back |
 //! | `primary` | the node's own address where no Node object names it |
@@ -37,6 +38,7 @@ pub mod pins;
 pub mod ports;
 mod primary;
 pub mod probe;
+pub mod relay;
 pub mod sock_destroy;
 pub mod stats;
 pub mod sweep;

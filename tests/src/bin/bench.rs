@@ -94,6 +94,11 @@ fn parse(words: &[String]) -> Result<Args> {
 /// The load, inside a pod.
 fn worker(words: &[String]) -> Result<()> {
     match words {
+        [programs, cgroup, rounds] if programs == "programs" => {
+            let measured = programs::inside(cgroup, rounds.parse()?)?;
+            println!("{}", serde_json::to_string(&measured)?);
+            Ok(())
+        }
         [serve, port] if serve == "serve" => Ok(load::serve(port.parse()?)?),
         [word, to, millis] => {
             let exchange =

@@ -109,6 +109,8 @@ pub struct MapShape {
 pub const HASH: u32 = 1;
 /// `BPF_MAP_TYPE_ARRAY`.
 pub const ARRAY: u32 = 2;
+/// `BPF_MAP_TYPE_PROG_ARRAY`.
+pub const PROG_ARRAY: u32 = 3;
 /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
 pub const PERCPU_ARRAY: u32 = 6;
 /// `BPF_MAP_TYPE_LRU_HASH`.

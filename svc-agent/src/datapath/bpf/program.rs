@@ -5,22 +5,39 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use super::{bpf, command, new_fd};
 
-/// Loads a program of a few instructions, each in one word, without maps or type information.
-pub(in crate::datapath) fn program_load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+/// Loads a program of a few instructions, each in one word, without type information. `attach`: where it may be attached
+/// (`enum bpf_attach_type`), 0 if that is not fixed.
+pub(in crate::datapath) fn program_load(kind: u32, attach: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         kind: u32,
         count: u32,
         instructions: u64,
         license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        ifindex: u32,
+        attach: u32,
     }
     let mut attr = Attr {
         kind,
         count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+        ifindex: 0,
+        attach,
     };
-    // SAFETY: the arm of PROG_LOAD up to the license; the pointers outlive the call.
+    // SAFETY: the arm of PROG_LOAD up to the attach type; the pointers outlive the call.
     unsafe { bpf(command::PROG_LOAD, &mut attr) }.map(new_fd)
 }
 
