@@ -131,6 +131,7 @@ fn a_slow_start_ends_by_itself() {
     while begun.elapsed() < std::time::Duration::from_millis(1100) {
         spread(&mut explain, "203.0.113.9", 20);
     }
-    let counts = spread(&mut explain, "203.0.113.9", 2000);
+    // Another client: a fast machine has used up the ports of the first, and what it dials again goes where it went.
+    let counts = spread(&mut explain, "203.0.113.10", 2000);
     assert!(counts[&2].abs_diff(1000) < 150, "{counts:?}");
 }
