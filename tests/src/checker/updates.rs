@@ -209,8 +209,9 @@ impl Encounter {
         state.journey = Some(journey);
     }
 
-    /// Whether the packet's end is one that a world in force while it was under way asks for. A packet that began before
-    /// its Service was there may also be refused: it can have looked for the port before, and for the address after.
+    /// Whether the packet's end is one that a world in force while it was under way asks for. A packet that was under way
+    /// before its Service came (or came back) may also be refused: it can have looked for the port before, and for the
+    /// address after.
     fn is_whole(&self, state: &State) -> bool {
         let (Some((end, last)), Some(journey)) = (state.ended, &state.journey) else { return true };
         // World number i is reached by round number i - 1: in force from its first write on, the only one after its last.
@@ -221,7 +222,7 @@ impl Encounter {
             (0..self.history.rounds.len()).rev().find(|round| after(*round) <= journey.began).map_or(0, |r| r + 1);
         let newest = self.history.rounds.iter().rposition(|(first, _)| *first < last).map_or(0, |r| r + 1);
         let (to, worlds) = (socket(&self.packet), &self.history.worlds[oldest..=newest.max(oldest)]);
-        let too_early = end == End::Refused && asks_for(&worlds[0], to, End::Untouched);
+        let too_early = end == End::Refused && worlds.iter().any(|world| asks_for(world, to, End::Untouched));
         too_early || worlds.iter().any(|world| asks_for(world, to, end))
     }
 }
