@@ -122,27 +122,29 @@ fn more_headers_than_are_followed_pass_as_they_are() {
     }
 }
 
-/// What is wrong with a TCP packet of 54 (IPv4) or 74 bytes to a Service.
-fn broken(v4: bool) -> Vec<(&'static str, Vec<(usize, u8)>, usize)> {
-    let whole = if v4 { 54 + 7 } else { 74 + 7 };
+/// Bytes of a frame, and where they go.
+type Changes = Vec<(usize, u8)>;
+
+/// What is wrong with a TCP packet to a Service.
+fn broken(v4: bool) -> Vec<(&'static str, Changes)> {
     let l4 = if v4 { 34 } else { 54 };
     let mut cases = vec![
-        ("a TCP header of four words", vec![(l4 + 12, 4 << 4)], whole),
-        ("version 5", vec![(14, 0x55)], whole),
-        ("the end of the packet in the TCP header, and padding", length_field(v4, 19), whole),
-        ("no transport header at all, and padding", length_field(v4, 0), whole),
-        ("more bytes announced than there are", length_field(v4, 28), whole),
+        ("a TCP header of four words", vec![(l4 + 12, 4 << 4)]),
+        ("version 5", vec![(14, 0x55)]),
+        ("the end of the packet in the TCP header, and padding", length_field(v4, 19)),
+        ("no transport header at all, and padding", length_field(v4, 0)),
+        ("more bytes announced than there are", length_field(v4, 28)),
     ];
     if v4 {
-        cases.push(("a header of four words", vec![(14, 0x44)], whole));
-        cases.push(("a header longer than the packet", vec![(14, 0x4f), (17, 40)], whole));
-        cases.push(("a total length shorter than the header", vec![(16, 0), (17, 19)], whole));
+        cases.push(("a header of four words", vec![(14, 0x44)]));
+        cases.push(("a header longer than the packet", vec![(14, 0x4f), (17, 40)]));
+        cases.push(("a total length shorter than the header", vec![(16, 0), (17, 19)]));
     }
     cases
 }
 
 /// The length field that says so many bytes follow the network header.
-fn length_field(v4: bool, bytes: u8) -> Vec<(usize, u8)> {
+fn length_field(v4: bool, bytes: u8) -> Changes {
     if v4 {
         vec![(16, 0), (17, 20 + bytes)]
     } else if bytes == 0 {
@@ -156,11 +158,10 @@ fn length_field(v4: bool, bytes: u8) -> Vec<(usize, u8)> {
 fn headers_that_make_no_sense_pass_as_they_are() {
     for cast in CASTS {
         for hook in [Hook::TcIngress, Hook::TcEgress] {
-            for (what, changes, length) in broken(cast.is_v4()) {
+            for (what, changes) in broken(cast.is_v4()) {
                 let mut node = Node::new();
                 node.serve(1, cast.service, 6, CLUSTER_IP, 0, &[cast.local]);
                 let mut bytes = Frame::new(cast.pod, cast.service, SYN).bytes();
-                bytes.truncate(length);
                 for (at, value) in changes {
                     bytes[at] = value;
                 }
