@@ -37,6 +37,7 @@ pub const BUDGETS: &[Budget] = &[
     row("xdp/reply/v4", "established node port, remote backend, XDP, reply, IPv4", 120.0, 80.0, "ns"),
     row("xdp/request/v6", "established node port, remote backend, XDP, request, IPv6", 120.0, 80.0, "ns"),
     row("xdp/reply/v6", "established node port, remote backend, XDP, reply, IPv6", 120.0, 80.0, "ns"),
+    row("xdp/live", "live frame turned around at XDP, next to a bare XDP_TX", 153.0, 80.0, "ns"),
     row("socket/connect/v4", "connect(2) by the socket hooks, IPv4", 120.0, 60.0, "ns"),
     row("socket/connect/v6", "connect(2) by the socket hooks, IPv6", 120.0, 60.0, "ns"),
     row("growth/pass/tc-ingress", "growth to 100,000 services: no Service's, TC ingress", 10.0, 3.0, "%"),
