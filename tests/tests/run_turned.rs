@@ -7,7 +7,7 @@ use svc_agent::datapath::Hook;
 use svc_common::tables::{Frontend, Rule, SlotRange, device};
 use svc_common::verdict::Reason;
 use svc_tests::packet::{
-    Ended, Frame, GATEWAY_MAC, Kind, NODE_MAC, Node, OTHER_MAC, Wires, fragments, quoted, reassemble, too_big,
+    Ended, Frame, GATEWAY_MAC, Kind, NODE_MAC, Node, OTHER_MAC, Seen, Wires, quoted, together, too_big,
 };
 
 const PASS: i32 = 2;
@@ -302,16 +302,17 @@ fn fragments_are_turned_around_by_tc() {
         reply.payload.clone_from(&request.payload);
         let source = opened.seen().from.to_string();
         for (frame, from, to) in [(request, source.as_str(), cast.eth0), (reply, cast.node_port, cast.outside)] {
-            let [first, later] = fragments(&frame).map(|bytes| {
+            let turn = |bytes: Vec<u8>| {
                 let left = node.run(Hook::XdpUplink, &bytes, 0, 0);
                 ended(&left, PASS, Reason::LeftToStack);
                 let turned = node.run(Hook::TcIngress, &bytes, 0, 0);
                 ended(&turned, REDIRECT, Reason::TurnedAround);
-                turned
-            });
-            let whole = Ended { bytes: reassemble(&first.bytes, &later.bytes), ..first };
-            goes(&whole, from, to);
-            assert_eq!(whole.seen().payload, frame.payload);
+                turned.bytes
+            };
+            let turned: Vec<_> = frame.pieces(0x5c5c, 24).into_iter().map(turn).collect();
+            let seen = Seen::read(&together(&turned));
+            assert_eq!((seen.from.to_string().as_str(), seen.to.to_string().as_str()), (from, to), "{seen}");
+            assert_eq!(seen.payload, frame.payload);
         }
     });
 }

@@ -2,14 +2,12 @@
 
 pub mod cast;
 pub mod errors;
-mod fragments;
 mod frame;
 mod icmp;
 mod node;
 mod pieces;
 mod wires;
 
-pub use fragments::{fragments, reassemble};
 pub use frame::{Frame, Kind, Seen};
 pub use icmp::{quoted, too_big};
 pub use node::{Ended, Node};
