@@ -5,10 +5,9 @@
 
 use std::collections::HashSet;
 use std::error::Error as _;
-use std::hash::{BuildHasher as _, RandomState};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use kube::runtime::watcher::{self, InitialListStrategy, watcher};
@@ -16,7 +15,9 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::pace::{self, Pace, Pacer};
 use super::resource::{Followed, Seen};
+use super::trouble::Trouble;
 use crate::model::Event;
 use crate::source::{Contact, Interner};
 
@@ -27,34 +28,9 @@ const BATCH: usize = 512;
 pub(super) const WATCH_SECONDS: u32 = 120;
 /// A watch that could not be resumed so often is given up for a full list: its place may be one that the server has not
 /// reached again, having come back with an older state.
-const RESUMES: u32 = 4;
+pub(super) const RESUMES: u32 = 4;
 /// Different complaints about objects are remembered, so that each is said once.
 const COMPLAINTS: usize = 1000;
-
-/// How fast things are tried again.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    pub(super) first_delay: Duration,
-    pub(super) longest_delay: Duration,
-    /// How long a full list may stand still before it is asked for again.
-    pub(super) list_stall: Duration,
-    /// How often a kind that the server does not have is looked for.
-    pub(super) absent: Duration,
-    /// How often the same trouble is said.
-    pub(super) repeat: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            first_delay: Duration::from_millis(100),
-            longest_delay: Duration::from_secs(8),
-            list_stall: Duration::from_secs(30),
-            absent: Duration::from_secs(300),
-            repeat: Duration::from_secs(60),
-        }
-    }
-}
 
 /// Follows one kind.
 pub(super) struct Follower<W: Followed> {
@@ -62,20 +38,13 @@ pub(super) struct Follower<W: Followed> {
     config: watcher::Config,
     tx: mpsc::Sender<Vec<Event>>,
     pace: Pace,
-    contact: Arc<Contact>,
     may_be_absent: bool,
     names: Interner,
     complaints: HashSet<String>,
     delay: Duration,
-    trouble: Option<Trouble>,
+    trouble: Arc<Trouble>,
     /// Errors in a row.
     failures: u32,
-}
-
-struct Trouble {
-    since: Instant,
-    last: Instant,
-    said: Option<Instant>,
 }
 
 /// What to do after an error.
@@ -89,17 +58,17 @@ enum Then {
 
 impl<W: Followed> Follower<W> {
     pub(super) fn new(client: Client, tx: mpsc::Sender<Vec<Event>>, pace: Pace, contact: Arc<Contact>) -> Self {
+        let trouble = Arc::new(Trouble::new(W::KIND, W::PLURAL, pace, contact));
         Self {
-            api: Api::all(client),
+            api: Api::all(Pacer::new(pace, Arc::clone(&trouble)).stand_before(client)),
             config: watcher::Config::default().streaming_lists().timeout(WATCH_SECONDS),
             tx,
             pace,
-            contact,
             may_be_absent: false,
             names: Interner::default(),
             complaints: HashSet::new(),
             delay: pace.first_delay,
-            trouble: None,
+            trouble,
             failures: 0,
         }
     }
@@ -138,7 +107,7 @@ impl<W: Followed> Follower<W> {
                 match timeout(self.pace.list_stall, stream.next()).await {
                     Ok(chunk) => chunk,
                     Err(_) => {
-                        self.complain("the full list does not go on");
+                        self.trouble.met("the full list does not go on");
                         self.fall_back();
                         self.wait().await;
                         return Some(());
@@ -180,7 +149,7 @@ impl<W: Followed> Follower<W> {
                 }
             }
             if broken {
-                self.complain("the full list breaks off");
+                self.trouble.met("the full list breaks off");
                 self.fall_back();
                 self.wait().await;
                 return Some(());
@@ -233,14 +202,14 @@ impl<W: Followed> Follower<W> {
             if self.failures < RESUMES {
                 tracing::debug!("{}: the API server has forgotten where the watch was", W::NAME);
             } else {
-                self.complain("the API server forgets what it has just said");
+                self.trouble.met("the API server forgets what it has just said");
             }
             // The watcher lists again by itself if the news came inside a watch.
             let inside = matches!(error, watcher::Error::WatchError(_));
             self.wait().await;
             return Some(if inside { Then::Resume } else { Then::Relist });
         }
-        self.complain(&chain(error));
+        self.trouble.met(&chain(error));
         if matches!(status, Some(400 | 403 | 404 | 405 | 415 | 422)) {
             self.fall_back();
         }
@@ -259,36 +228,15 @@ impl<W: Followed> Follower<W> {
     }
 
     async fn wait(&mut self) {
-        // Somewhere between half of it and all: thousands of nodes see an API server return at the same moment.
-        let dice = RandomState::new().hash_one(0_u8) % 1024;
-        let jitter = self.delay / 2 * u32::try_from(dice).unwrap_or_default() / 1024;
-        let delay = self.delay / 2 + jitter;
+        let delay = pace::part_of(self.delay);
         self.delay = (self.delay * 2).min(self.pace.longest_delay);
         tokio::time::sleep(delay).await;
-    }
-
-    fn complain(&mut self, text: &str) {
-        let now = Instant::now();
-        // A resumed watch on which nothing happens does not show that it is well; long silence does.
-        let old = self.trouble.take().filter(|trouble| now - trouble.last < self.pace.list_stall);
-        let mut trouble = old.unwrap_or(Trouble { since: now, last: now, said: None });
-        trouble.last = now;
-        self.contact.lost(W::KIND, trouble.since, now + self.pace.list_stall);
-        if trouble.said.is_none_or(|said| now - said >= self.pace.repeat) {
-            trouble.said = Some(now);
-            let age = (now - trouble.since).as_secs();
-            tracing::warn!("watching {}: {text}: the last good state serves since {age} s", W::PLURAL);
-        }
-        self.trouble = Some(trouble);
     }
 
     fn recovered(&mut self) {
         self.delay = self.pace.first_delay;
         self.failures = 0;
-        if let Some(trouble) = self.trouble.take() {
-            self.contact.restored(W::KIND);
-            tracing::info!("watching {} again after {} s", W::PLURAL, trouble.since.elapsed().as_secs());
-        }
+        self.trouble.over();
     }
 }
 

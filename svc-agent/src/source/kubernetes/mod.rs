@@ -1,12 +1,14 @@
 //! The API server: Services, EndpointSlices, ServiceCIDRs and the own Node, as events.
 //!
-//! Each kind is followed by itself (`follow`), decoded into types that hold no more than what is read (`resource`). The
+//! Each kind is followed by itself (`follow`), not faster than is good for a server in trouble (`pace`, `trouble`), decoded into types that hold no more than what is read (`resource`). The
 //! stream never ends and no error ends it: while the API server is away the last good state serves.
 
 mod follow;
+mod pace;
 mod resource;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +19,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::mpsc;
 
-use self::follow::{Follower, Pace};
+use self::follow::Follower;
+use self::pace::Pace;
 use super::wire::node::{WireNode, WireServiceCidr};
 use super::wire::service::WireService;
 use super::wire::slice::WireSlice;

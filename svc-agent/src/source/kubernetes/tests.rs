@@ -273,8 +273,11 @@ async fn trouble_without_end() {
         ("half a list", WatchEnds(vec![event("ADDED", &service("x"))])),
         ("an empty list without an end", Body(200, String::new())),
         ("410", failure(410)),
+        ("watches that end at once", WatchEnds(Vec::new())),
     ] {
-        let mut lab = Lab::new(vec![("services", vec![reply; 10_000])]).await;
+        // A watch needs a list before it.
+        let list = if what.starts_with("watches") { vec![WatchEnds(added(&["a"]))] } else { Vec::new() };
+        let mut lab = Lab::new(vec![("services", [list, vec![reply; 10_000]].concat())]).await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         while lab.contact.age(Kind::Service).is_none_or(|age| age < Duration::from_millis(500)) {
             // Whatever comes meanwhile: it has to be taken, or nothing more comes.
