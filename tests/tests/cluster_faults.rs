@@ -26,7 +26,16 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(cluster: &mut Cluster<'_>) -> Result<Self> {
+    /// The same with a proxy between the agents and the API server.
+    fn behind_faults(cluster: &mut Cluster<'_>) -> Result<(Self, Faults)> {
+        let address = format!("{}:8081", cluster.control.ip());
+        let faults = Faults::start(cluster.control.place(), &address, &cluster.control.plain_server())?;
+        cluster.follow_by(&format!("http://{address}"))?;
+        Ok((Self::serving(cluster)?, faults))
+    }
+
+    /// With an agent that has the Service in force.
+    fn serving(cluster: &mut Cluster<'_>) -> Result<Self> {
         let mut jobs = Vec::new();
         for name in ["web-1", "web-2"] {
             jobs.push(cluster.add_server("web", name, 0, At::Pod)?);
@@ -38,7 +47,10 @@ impl Stage {
         });
         let service = cluster.make_service("web", &spec)?;
         let at = cluster_ips(&service)?.into_iter().map(|ip| SocketAddr::new(ip, 80)).collect();
-        Ok(Self { client: cluster.lab.pod("client")?.place.clone(), at, _jobs: jobs })
+        let stage = Self { client: cluster.lab.pod("client")?.place.clone(), at, _jobs: jobs };
+        cluster.lab.start_agents()?;
+        stage.until(&["web-1", "web-2"])?;
+        Ok(stage)
     }
 
     fn until(&self, names: &[&str]) -> Result<()> {
@@ -68,12 +80,7 @@ fn one_node() -> Config {
 #[test]
 fn faults_on_the_way() -> Result<()> {
     cluster::with(one_node(), |cluster| {
-        let stage = Stage::set(cluster)?;
-        let address = format!("{}:8081", cluster.control.ip());
-        let mut faults = Faults::start(cluster.control.place(), &address, &cluster.control.plain_server())?;
-        cluster.follow_by(&format!("http://{address}"))?;
-        cluster.lab.start_agents()?;
-        stage.until(&["web-1", "web-2"])?;
+        let (stage, mut faults) = Stage::behind_faults(cluster)?;
         let mut there = true;
         for fault in [
             Fault::Cut,
@@ -84,6 +91,7 @@ fn faults_on_the_way() -> Result<()> {
             Fault::Status(503),
             Fault::Status(403),
             Fault::Page,
+            Fault::Empty,
             Fault::Truncate(1000),
             Fault::Garble(400),
         ] {
@@ -130,9 +138,7 @@ fn faults_on_the_way() -> Result<()> {
 #[test]
 fn an_api_server_that_goes_and_comes() -> Result<()> {
     cluster::with(one_node(), |cluster| {
-        let stage = Stage::set(cluster)?;
-        cluster.lab.start_agents()?;
-        stage.until(&["web-1", "web-2"])?;
+        let stage = Stage::serving(cluster)?;
         let load = traffic::load(&stage.client, Ask::Tcp, stage.at[0])?;
 
         // What is stored now is what it comes back with later.
@@ -169,12 +175,7 @@ fn an_api_server_that_goes_and_comes() -> Result<()> {
 #[test]
 fn history_that_is_forgotten() -> Result<()> {
     cluster::with(one_node(), |cluster| {
-        let stage = Stage::set(cluster)?;
-        let address = format!("{}:8081", cluster.control.ip());
-        let mut faults = Faults::start(cluster.control.place(), &address, &cluster.control.plain_server())?;
-        cluster.follow_by(&format!("http://{address}"))?;
-        cluster.lab.start_agents()?;
-        stage.until(&["web-1", "web-2"])?;
+        let (stage, mut faults) = Stage::behind_faults(cluster)?;
         cluster.make_service("gone", &json!({ "clusterIP": "10.96.7.7", "ports": [{ "port": 80 }] }))?;
         cluster.until_frontends(0, "gone", &[SocketAddr::from(([10, 96, 7, 7], 80))].into())?;
 

@@ -31,6 +31,8 @@ pub enum Fault {
     Status(u16),
     /// A page for people, as a proxy at a hotel gives it.
     Page,
+    /// It is granted, and the answer ends at once, as if all had been said.
+    Empty,
     /// The answer ends after so many bytes, without a sign.
     Truncate(usize),
     /// The answer's bytes after so many are others.
@@ -154,6 +156,11 @@ fn serve(state: &Arc<State>, client: TcpStream, upstream: SocketAddr) -> io::Res
         Fault::Cut => return client.shutdown(Shutdown::Both),
         Fault::Delay(millis) => std::thread::sleep(Duration::from_millis(millis)),
         Fault::Status(code) => return client.write_all(status(code).as_bytes()),
+        Fault::Empty => {
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\nConnection: close\r\n";
+            return client.write_all(format!("{head}\r\n").as_bytes());
+        }
         Fault::Page => {
             let page = "<html><body>Please sign in to use this network.</body></html>\n";
             let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}", page.len());
