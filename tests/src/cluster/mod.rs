@@ -12,6 +12,7 @@ pub mod tools;
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -64,8 +65,8 @@ impl<'a> Cluster<'a> {
         for node in &lab.nodes {
             api.post("/api/v1/nodes", &node_object(node))?;
         }
-        for object in agent_rules() {
-            let kind = object["kind"].as_str().context("just written")?.to_lowercase();
+        for object in agent_rules()? {
+            let kind = object["kind"].as_str().context("an object has a kind")?.to_lowercase();
             api.post(&format!("/apis/rbac.authorization.k8s.io/v1/{kind}s"), &object)?;
         }
         let server = format!("https://{}", control.server());
@@ -158,27 +159,11 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// What the agents may do, and no more.
-fn agent_rules() -> [Value; 2] {
-    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({ "apiGroups": groups, "resources": resources, "verbs": verbs });
-    let read = ["get", "list", "watch"];
-    let role = json!({
-        "kind": "ClusterRole",
-        "metadata": { "name": "svc-agent" },
-        "rules": [
-            rule(&[""], &["services", "nodes"], &read),
-            rule(&["discovery.k8s.io"], &["endpointslices"], &read),
-            rule(&["networking.k8s.io"], &["servicecidrs"], &read),
-            rule(&["events.k8s.io"], &["events"], &["create", "patch"]),
-        ],
-    });
-    let binding = json!({
-        "kind": "ClusterRoleBinding",
-        "metadata": { "name": "svc-agent" },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "svc-agent" },
-        "subjects": [{ "kind": "ServiceAccount", "name": "svc-agent", "namespace": "kube-system" }],
-    });
-    [role, binding]
+/// What the agents may do, and no more: what `deploy/` gives them in a cluster.
+fn agent_rules() -> Result<Vec<Value>> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/rbac.yaml");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    text.split("\n---\n").map(|object| Ok(serde_saphyr::from_str(object)?)).collect()
 }
 
 /// Path of a Service, or of all.
