@@ -14,6 +14,7 @@
 //! | [`hash`] | the hash functions that choose slots |
 //! | [`tuple`] | five-tuples and the key that both directions share |
 //! | [`datapath`] | what happens to a packet: classification, choice, connections, translation |
+//! | [`line`](mod@line) | what is said about a packet when a person watches |
 //! | [`verdict`] | every reason for which a packet is passed, rewritten, refused or dropped |
 #![no_std]
 
@@ -25,6 +26,7 @@ pub mod crc32c;
 pub mod datapath;
 pub mod hash;
 pub mod header;
+pub mod line;
 pub mod net;
 pub mod parse;
 pub mod slots;

@@ -118,6 +118,12 @@ pub trait Address: Copy + Eq + Default + core::fmt::Debug + 'static {
 
     /// `None` if `addr` is of the other family.
     fn from_ip(addr: IpAddr) -> Option<Self>;
+
+    /// The words of the address as they stand in memory, and zeroes behind those that an IPv4 address has not.
+    fn wide(self) -> [u32; 4];
+
+    /// The address that [`Address::wide`] has made.
+    fn from_wide(words: [u32; 4]) -> Self;
 }
 
 impl Address for V4 {
@@ -148,6 +154,15 @@ impl Address for V4 {
             IpAddr::V4(v4) => Some(Self::new(v4)),
             IpAddr::V6(_) => None,
         }
+    }
+
+    #[inline(always)]
+    fn wide(self) -> [u32; 4] {
+        [self.0, 0, 0, 0]
+    }
+
+    fn from_wide(words: [u32; 4]) -> Self {
+        Self(words[0])
     }
 }
 
@@ -193,6 +208,15 @@ impl Address for V6 {
             IpAddr::V4(_) => None,
             IpAddr::V6(v6) => Some(Self::new(v6)),
         }
+    }
+
+    #[inline(always)]
+    fn wide(self) -> [u32; 4] {
+        self.0
+    }
+
+    fn from_wide(words: [u32; 4]) -> Self {
+        Self(words)
     }
 }
 

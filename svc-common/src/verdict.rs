@@ -71,13 +71,15 @@ reasons! {
     UnallocatedAddress = 19, Drop, "unallocated_address", "Inside a ServiceCIDR, but no Service has this address.";
     NoSourcePort = 20, Drop, "no_source_port", "No free port for source translation was found.";
     TableFull = 21, Drop, "table_full", "The connection could not be stored.";
-    FragmentUnknown = 22, Drop, "fragment_unknown", "A later fragment to a Service whose first was not seen.";
+    FragmentUnknown = 22, Drop, "fragment_unknown", "A later fragment to a Service whose first was not seen, and no room to wait for it.";
     StaleBackend = 23, Drop, "stale_backend", "The chosen slot pointed to no backend: a table was being changed by force.";
-    CannotRewrite = 24, Drop, "cannot_rewrite", "The kernel refused to make the packet writable.";
+    CannotRewrite = 24, Drop, "cannot_rewrite", "The packet cannot be changed: the kernel refuses, or it is a piece of an SCTP packet whose ports change.";
     SocketTranslated = 25, Forward, "socket_translated", "Destination of a socket call replaced by an endpoint.";
     SocketPassed = 26, Pass, "socket_passed", "A socket call to an address that is no Service's.";
     SocketRefused = 27, Reject, "socket_refused", "A socket call to a Service without usable endpoint.";
     Transit = 28, Pass, "transit", "Part of a Service connection; nothing to rewrite at this hook.";
+    EntryLost = 29, Drop, "entry_lost", "Between the boundaries of a Service connection whose entry was evicted.";
+    FragmentHeld = 30, Drop, "fragment_held", "A fragment that came before its first and waits for it, or that first, which goes round once more with those that waited.";
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
 use core::mem::transmute;
+use core::ops::{Deref, DerefMut};
 use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -10,6 +11,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use svc_common::datapath::conntrack::Reserved;
 use svc_common::datapath::env::{Env, FlowEntry, Refused, Timeouts};
 use svc_common::datapath::scratch::Scratch;
+use svc_common::datapath::slow;
 use svc_common::datapath::step;
 use svc_common::net::{Address, Port, V4, V6};
 use svc_common::tables::{
@@ -30,6 +32,28 @@ use crate::{globals, helpers};
 /// The kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel;
+
+/// The room of the slow paths. No reference to it outlives the use of a field, since every step reaches it by itself.
+pub(crate) struct Room<A>(*mut Scratch<A>);
+
+impl<A> Deref for Room<A> {
+    type Target = Scratch<A>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Scratch<A> {
+        // SAFETY: a value of this CPU alone. Packet programs run with softirqs off, so none begins inside another, and no
+        // slow path begins inside another.
+        unsafe { &*self.0 }
+    }
+}
+
+impl<A> DerefMut for Room<A> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Scratch<A> {
+        // SAFETY: as in `deref`.
+        unsafe { &mut *self.0 }
+    }
+}
 
 /// A flow entry in its map. Other CPUs read and write it at the same time; no reference to it is ever made.
 pub(crate) struct Entry<A>(*mut Flow<A>);
@@ -131,74 +155,68 @@ macro_rules! kernel_env {
     ) => {
         impl Env<$addr> for Kernel {
             type Entry = Entry<$addr>;
-            type Scratch = &'static mut Scratch<$addr>;
+            type Scratch = Room<$addr>;
 
             #[inline(always)]
-            fn scratch(&self) -> Option<&'static mut Scratch<$addr>> {
-                // SAFETY: a value of this CPU alone. Packet programs run with softirqs off, so none begins inside
-                // another, and no slow path begins inside another.
-                $scratch.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+            fn scratch(&self) -> Option<Room<$addr>> {
+                $scratch.get_ptr_mut(0).map(Room)
             }
 
             #[inline(always)]
-            fn open(&self, scratch: &mut Scratch<$addr>, _ifindex: u32, _flags: u16) -> Result<(), Reason> {
+            fn open(&self, scratch: &mut Room<$addr>, _ifindex: u32, _flags: u16) -> Result<(), Reason> {
                 // Put off until the stack of the function that has read the packet is free again: see tc.rs.
                 scratch.translation.steps = step::OPEN;
                 Ok(())
             }
 
             #[inline(always)]
-            fn begin_external(&self, scratch: &mut Scratch<$addr>, ifindex: u32) -> Result<(), Reason> {
+            fn begin_external(&self, scratch: &mut Room<$addr>, ifindex: u32) -> Result<(), Reason> {
                 if $slow::begin_external(ifindex) != 0 { Ok(()) } else { Err(scratch.reason) }
             }
 
             #[inline(always)]
-            fn complete_external(&self, scratch: &mut Scratch<$addr>, way: u32) -> Result<(), Reason> {
+            fn complete_external(&self, scratch: &mut Room<$addr>, way: u32) -> Result<(), Reason> {
                 if $slow::complete_external(way) != 0 { Ok(()) } else { Err(scratch.reason) }
             }
 
             #[inline(always)]
-            fn renew(&self, _scratch: &mut Scratch<$addr>, event: u8, request: bool) -> bool {
-                $slow::renew(event.into(), request.into()) != 0
+            fn renew(&self, scratch: &mut Room<$addr>, event: u8, request: bool) -> bool {
+                // In the function that asks for it: one more between that and the steps is more than the stack has.
+                slow::renew::<$addr, _>(self, scratch, event, request)
             }
 
             #[inline(always)]
-            fn translate_source(&self, scratch: &mut Scratch<$addr>, ifindex: u32) -> Result<(), Reason> {
+            fn translate_source(&self, scratch: &mut Room<$addr>, ifindex: u32) -> Result<(), Reason> {
                 if $slow::translate_source(ifindex) != 0 { Ok(()) } else { Err(scratch.reason) }
             }
 
             #[inline(always)]
-            fn resolve_fragment(&self, scratch: &mut Scratch<$addr>, marked: bool) -> Result<(), Reason> {
-                if $slow::resolve_fragment(marked.into()) != 0 { Ok(()) } else { Err(scratch.reason) }
-            }
-
-            #[inline(always)]
-            fn find(&self, scratch: &mut Scratch<$addr>, ifindex: u32) -> Result<(), Reason> {
+            fn find(&self, scratch: &mut Room<$addr>, ifindex: u32) -> Result<(), Reason> {
                 if $slow::find(ifindex) != 0 { Ok(()) } else { Err(scratch.reason) }
             }
 
             #[inline(always)]
-            fn choose(&self, scratch: &mut Scratch<$addr>, ifindex: u32, flags: u16) -> Result<(), Reason> {
+            fn choose(&self, scratch: &mut Room<$addr>, ifindex: u32, flags: u16) -> Result<(), Reason> {
                 if $slow::choose(ifindex, flags.into()) != 0 { Ok(()) } else { Err(scratch.reason) }
             }
 
             #[inline(always)]
-            fn read(&self, scratch: &mut Scratch<$addr>, ifindex: u32) -> Result<(), Reason> {
+            fn read(&self, scratch: &mut Room<$addr>, ifindex: u32) -> Result<(), Reason> {
                 if $slow::read(ifindex) != 0 { Ok(()) } else { Err(scratch.reason) }
             }
 
             #[inline(always)]
-            fn judge(&self, _scratch: &mut Scratch<$addr>, event: u8, request: bool) -> bool {
+            fn judge(&self, _scratch: &mut Room<$addr>, event: u8, request: bool) -> bool {
                 $slow::judge(event.into(), request.into()) != 0
             }
 
             #[inline(always)]
-            fn keep(&self, _scratch: &mut Scratch<$addr>, role: u8) {
+            fn keep(&self, _scratch: &mut Room<$addr>, role: u8) {
                 $slow::keep(role.into());
             }
 
             #[inline(always)]
-            fn reserve(&self, _scratch: &mut Scratch<$addr>, role: u8) -> Reserved {
+            fn reserve(&self, _scratch: &mut Room<$addr>, role: u8) -> Reserved {
                 match $slow::reserve(role.into()) {
                     0 => Reserved::No,
                     1 => Reserved::Yes,

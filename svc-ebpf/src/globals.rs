@@ -24,6 +24,10 @@ static SOCKET_ALL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static CAN_REFUSE: Global<u32> = Global::new(0);
 
+/// Whether fragments wait for the first of their datagram (1). Not in trials: what is sent on then leaves for good.
+#[unsafe(no_mangle)]
+static HOLD_FRAGMENTS: Global<u32> = Global::new(0);
+
 /// Lifetimes of flows in seconds, see [`Timeouts`].
 #[unsafe(no_mangle)]
 static TIMEOUT_OPENING: Global<u32> = Global::new(Timeouts::DEFAULT.opening);
@@ -61,6 +65,11 @@ pub(crate) fn socket_all() -> bool {
 #[inline(always)]
 pub(crate) fn can_refuse() -> bool {
     CAN_REFUSE.load() != 0
+}
+
+#[inline(always)]
+pub(crate) fn hold_fragments() -> bool {
+    HOLD_FRAGMENTS.load() != 0
 }
 
 #[inline(always)]

@@ -10,13 +10,14 @@ use svc_common::parse::{Frame as _, Packet};
 use svc_common::tuple::{End, Tuple};
 use svc_common::verdict::Reason;
 
-use crate::env::{Kernel, count_reason};
+use crate::env::Kernel;
 use crate::globals;
 use crate::helpers::redirect_to_next_hop;
 use crate::packet::Skb;
 use crate::rewrite::{Wire, put};
 use crate::route::{Hop, way};
 use crate::tc::{self, NEXT, SHOT};
+use crate::trace;
 
 /// A quoted packet.
 pub(crate) struct Quoted<A> {
@@ -108,7 +109,7 @@ where
         Err(reason @ Reason::CannotRewrite) => (reason, SHOT),
         Err(reason) => (reason, NEXT),
     };
-    count_reason(reason);
+    trace::end::<A>(reason);
     Some(action)
 }
 
@@ -118,8 +119,7 @@ where
     Kernel: Env<A>,
 {
     let quoted = A::quoted(skb, packet.l4).ok_or(Reason::IcmpUnrelated)?;
-    let marked = skb.mark() & globals::mark() != 0;
-    let new = translate(&Kernel, packet, &quoted.tuple, ingress, marked)?;
+    let new = translate(&Kernel, packet, &quoted.tuple, ingress, tc::is_marked(skb))?;
     write(skb, packet, &quoted, &new)?;
     if new.steps & step::MARK != 0 {
         skb.set_mark(skb.mark() | globals::mark());

@@ -1,7 +1,7 @@
 //! The kernel programs: thin, one file per hook. What they do with a packet is decided in [`svc_common::datapath`].
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "this target has no atomics in core::sync that compile")]
 
 mod call;
@@ -9,6 +9,7 @@ mod env;
 mod gc;
 mod globals;
 mod helpers;
+mod hold;
 mod icmp;
 mod maps;
 mod packet;
@@ -21,6 +22,7 @@ mod socket;
 mod tc;
 mod tc_egress;
 mod tc_ingress;
+mod trace;
 mod xdp;
 
 use aya_ebpf::macros::{classifier, xdp};

@@ -9,7 +9,7 @@ use svc_common::datapath::scratch::Scratch;
 use svc_common::net::{V4, V6};
 use svc_common::tables::{
     Affinity, AffinityKey, Backend, BackendStats, Device, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
-    ServiceRecord, Settings, SocketFlow, SocketKey, Stats, entries,
+    Held, ServiceRecord, Settings, SocketFlow, SocketKey, Stats, entries,
 };
 
 /// Data part of a key of the source-range tries: [`svc_common::tables::SourcePrefix`] without its length.
@@ -51,6 +51,8 @@ maps! {
     AFFINITY_V6: LruHashMap<AffinityKey<V6>, Affinity>;
     FRAGMENTS_V4: LruHashMap<FragmentKey<V4>, Fragment>;
     FRAGMENTS_V6: LruHashMap<FragmentKey<V6>, Fragment>;
+    HELD_V4: LruHashMap<FragmentKey<V4>, Held>;
+    HELD_V6: LruHashMap<FragmentKey<V6>, Held>;
     SOCKETS_V4: LruHashMap<SocketKey<V4>, SocketFlow<V4>>;
     SOCKETS_V6: LruHashMap<SocketKey<V6>, SocketFlow<V6>>;
     SERVICE_STATS: PerCpuArray<Stats>;
@@ -64,3 +66,9 @@ pub(crate) static SCRATCH_V4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_e
 /// The same for IPv6.
 #[map]
 pub(crate) static SCRATCH_V6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(2, 0);
+/// Room for one frame while it is put aside. Never pinned either.
+#[map]
+pub(crate) static FRAME: PerCpuArray<Held> = PerCpuArray::with_max_entries(1, 0);
+/// Not 0 while fragments that have waited are sent on, on this CPU.
+#[map]
+pub(crate) static RELEASING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);

@@ -1,11 +1,13 @@
 //! The only place that touches packet memory.
 #![expect(unsafe_code, reason = "the packet accessor")]
 
+use core::arch::asm;
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use svc_common::parse::{Followed, Frame};
 use svc_common::verdict::Reason;
@@ -34,6 +36,17 @@ pub(crate) struct Skb(*mut __sk_buff);
 #[derive(Clone, Copy)]
 pub(crate) struct Raw(*mut xdp_md);
 
+/// A number up to [`REACH`], with a bound that the verifier sees wherever the number goes. A comparison shows it of one
+/// register only: of the copy on the stack, which may be what is loaded and used afterwards, kernels before 6.9 do not
+/// know it then. The compiler would leave out a mask that changes nothing.
+#[inline(always)]
+fn bounded(mut number: usize) -> usize {
+    const { assert!(REACH <= 8191) };
+    // SAFETY: changes one register, to what it is already.
+    unsafe { asm!("{0} &= 8191", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    number
+}
+
 /// The address of a `T` at `offset`, if it lies wholly inside the packet. Nothing keeps such a pointer: the data moves
 /// when a helper changes the packet.
 #[inline(always)]
@@ -41,7 +54,7 @@ fn within<T>(data: usize, end: usize, offset: usize) -> Option<*mut T> {
     if offset > REACH {
         return None;
     }
-    let start = data + offset;
+    let start = data + bounded(offset);
     if start + size_of::<T>() > end {
         return None;
     }
@@ -194,6 +207,37 @@ impl Skb {
         // SAFETY: a valid context; the kernel checks the length.
         let result = unsafe { bpf_skb_change_tail(self.0, length, 0) };
         if result == 0 { Ok(()) } else { Err(Reason::CannotRewrite) }
+    }
+
+    /// Copies the first `length` bytes to `place`. `false`: there are not so many.
+    ///
+    /// # Safety
+    ///
+    /// `place` has room for them.
+    #[inline(always)]
+    pub(crate) unsafe fn load_bytes(&self, place: *mut u8, length: u32) -> bool {
+        // SAFETY: a valid context, and what the caller promises.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), 0, place.cast(), length) == 0 }
+    }
+
+    /// Overwrites the first `length` bytes with those at `place`. `false`: there are not so many.
+    ///
+    /// # Safety
+    ///
+    /// `place` has them.
+    #[inline(always)]
+    pub(crate) unsafe fn store_bytes(&self, place: *const u8, length: u32) -> bool {
+        const FOLLOW_IN_SUM: u64 = 1;
+        // SAFETY: a valid context, and what the caller promises.
+        unsafe { bpf_skb_store_bytes(self.0, 0, place.cast(), length, FOLLOW_IN_SUM) == 0 }
+    }
+
+    /// Sends a copy of the packet, as it is now, through the device of the hook once more: in again, or out.
+    #[inline(always)]
+    pub(crate) fn send_clone(&self, inwards: bool) {
+        const INGRESS: u64 = 1;
+        // SAFETY: a valid context. A copy that cannot be sent is lost like any packet.
+        unsafe { bpf_clone_redirect(self.0, self.ifindex(), if inwards { INGRESS } else { 0 }) };
     }
 
     /// Makes room between the link header and the network header.

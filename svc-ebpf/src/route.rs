@@ -11,7 +11,7 @@ use svc_common::verdict::Reason;
 
 use crate::env::Kernel;
 use crate::helpers::{ask_route, no_question, redirect_to_neighbour};
-use crate::packet::{Buffer, Skb};
+use crate::packet::{Buffer, Raw, Skb};
 use crate::rewrite::{Offloads, Wire, put};
 use crate::slow;
 
@@ -93,6 +93,8 @@ pub(crate) trait Hop: Routed {
     fn left<B: Buffer>(buffer: &B, l3: usize) -> Option<u8>;
     /// Writes one less.
     fn take<B: Buffer + Offloads>(buffer: &B, l3: usize) -> Result<(), Reason>;
+    /// Runs [`crate::xdp::way_out`] for the translation in the scratch.
+    fn way_out(frame: &Raw) -> u32;
 }
 
 impl Hop for V4 {
@@ -108,6 +110,11 @@ impl Hop for V4 {
         let change = Sum::ZERO.sub(u16::from_be_bytes([1, 0]).to_be().into());
         put(buffer, l3, Ipv4 { ttl: ip.ttl.wrapping_sub(1), checksum: change.update(ip.checksum), ..ip })
     }
+
+    #[inline(always)]
+    fn way_out(frame: &Raw) -> u32 {
+        slow::way_out_v4(frame.context())
+    }
 }
 
 impl Hop for V6 {
@@ -121,6 +128,11 @@ impl Hop for V6 {
         let ip = buffer.load::<Ipv6>(l3).ok_or(Reason::CannotRewrite)?;
         buffer.note(Sum::ZERO.sub(u16::from_be_bytes([0, 1]).to_be().into()));
         put(buffer, l3, Ipv6 { hop_limit: ip.hop_limit.wrapping_sub(1), ..ip })
+    }
+
+    #[inline(always)]
+    fn way_out(frame: &Raw) -> u32 {
+        slow::way_out_v6(frame.context())
     }
 }
 

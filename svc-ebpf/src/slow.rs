@@ -6,7 +6,7 @@
 //! goes through the scratch.
 #![expect(unsafe_code, reason = "functions with names of their own")]
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use svc_common::checksum::Sum;
 use svc_common::crc32c;
 use svc_common::datapath::conntrack::Reserved;
@@ -17,9 +17,9 @@ use svc_common::parse;
 use svc_common::verdict::Reason;
 
 use crate::env::Kernel;
-use crate::packet::Skb;
+use crate::packet::{Raw, Skb};
 use crate::rewrite::{self, Field};
-use crate::{icmp, reject, route, tc};
+use crate::{hold, icmp, reject, route, tc, xdp};
 
 /// See [`crc32c::update`].
 #[unsafe(no_mangle)]
@@ -78,7 +78,7 @@ macro_rules! slow_paths {
                 #[unsafe(export_name = $symbol)]
                 #[inline(never)]
                 pub(crate) extern "C" fn $name($($argument: u32),*) -> u32 {
-                    let Some($scratch) = Env::<$addr>::scratch(&Kernel) else { return 0 };
+                    let Some(mut $scratch) = Env::<$addr>::scratch(&Kernel) else { return 0 };
                     $result
                 }
             )+
@@ -88,40 +88,36 @@ macro_rules! slow_paths {
 
 slow_paths! {
     v4, V4,
-    begin_external = "begin_external_v4" (ifindex) scratch => report!(scratch, slow::begin_external(&Kernel, scratch, ifindex));
-    complete_external = "complete_external_v4" (way) scratch => report!(scratch, slow::complete_external(&Kernel, scratch, way));
-    turn = "turn_v4" () scratch => slow::turn(&Kernel, scratch).into();
-    renew = "renew_v4" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
-    translate_source = "translate_source_v4" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
-    resolve_fragment = "resolve_fragment_v4" (marked) scratch => report!(scratch, slow::resolve_fragment(&Kernel, scratch, marked != 0));
-    find = "find_v4" (ifindex) scratch => report!(scratch, slow::find(&Kernel, scratch, ifindex));
-    choose = "choose_v4" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, scratch, ifindex, flags as u16));
-    read = "read_v4" (ifindex) scratch => report!(scratch, slow::read(&Kernel, scratch, ifindex));
-    judge = "judge_v4" (event, request) scratch => slow::judge(&Kernel, scratch, event as u8, request != 0).into();
+    begin_external = "begin_external_v4" (ifindex) scratch => report!(scratch, slow::begin_external::<V4, _>(&Kernel, &mut scratch, ifindex));
+    complete_external = "complete_external_v4" (way) scratch => report!(scratch, slow::complete_external::<V4, _>(&Kernel, &mut scratch, way));
+    turn = "turn_v4" () scratch => slow::turn::<V4, _>(&Kernel, &mut scratch).into();
+    translate_source = "translate_source_v4" (ifindex) scratch => report!(scratch, slow::translate_source::<V4, _>(&Kernel, &mut scratch, ifindex));
+    find = "find_v4" (ifindex) scratch => report!(scratch, slow::find(&Kernel, &mut scratch, ifindex));
+    choose = "choose_v4" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, &mut scratch, ifindex, flags as u16));
+    read = "read_v4" (ifindex) scratch => report!(scratch, slow::read(&Kernel, &mut scratch, ifindex));
+    judge = "judge_v4" (event, request) scratch => slow::judge(&Kernel, &mut scratch, event as u8, request != 0).into();
     keep = "keep_v4" (role) scratch => {
-        slow::keep(&Kernel, scratch, role as u8);
+        slow::keep(&Kernel, &mut scratch, role as u8);
         1
     };
-    reserve = "reserve_v4" (role) scratch => reserved(slow::reserve(&Kernel, scratch, role as u8));
+    reserve = "reserve_v4" (role) scratch => reserved(slow::reserve(&Kernel, &mut scratch, role as u8));
 }
 
 slow_paths! {
     v6, V6,
-    begin_external = "begin_external_v6" (ifindex) scratch => report!(scratch, slow::begin_external(&Kernel, scratch, ifindex));
-    complete_external = "complete_external_v6" (way) scratch => report!(scratch, slow::complete_external(&Kernel, scratch, way));
-    turn = "turn_v6" () scratch => slow::turn(&Kernel, scratch).into();
-    renew = "renew_v6" (event, request) scratch => slow::renew(&Kernel, scratch, event as u8, request != 0).into();
-    translate_source = "translate_source_v6" (ifindex) scratch => report!(scratch, slow::translate_source(&Kernel, scratch, ifindex));
-    resolve_fragment = "resolve_fragment_v6" (marked) scratch => report!(scratch, slow::resolve_fragment(&Kernel, scratch, marked != 0));
-    find = "find_v6" (ifindex) scratch => report!(scratch, slow::find(&Kernel, scratch, ifindex));
-    choose = "choose_v6" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, scratch, ifindex, flags as u16));
-    read = "read_v6" (ifindex) scratch => report!(scratch, slow::read(&Kernel, scratch, ifindex));
-    judge = "judge_v6" (event, request) scratch => slow::judge(&Kernel, scratch, event as u8, request != 0).into();
+    begin_external = "begin_external_v6" (ifindex) scratch => report!(scratch, slow::begin_external::<V6, _>(&Kernel, &mut scratch, ifindex));
+    complete_external = "complete_external_v6" (way) scratch => report!(scratch, slow::complete_external::<V6, _>(&Kernel, &mut scratch, way));
+    turn = "turn_v6" () scratch => slow::turn::<V6, _>(&Kernel, &mut scratch).into();
+    translate_source = "translate_source_v6" (ifindex) scratch => report!(scratch, slow::translate_source::<V6, _>(&Kernel, &mut scratch, ifindex));
+    find = "find_v6" (ifindex) scratch => report!(scratch, slow::find(&Kernel, &mut scratch, ifindex));
+    choose = "choose_v6" (ifindex, flags) scratch => report!(scratch, slow::choose(&Kernel, &mut scratch, ifindex, flags as u16));
+    read = "read_v6" (ifindex) scratch => report!(scratch, slow::read(&Kernel, &mut scratch, ifindex));
+    judge = "judge_v6" (event, request) scratch => slow::judge(&Kernel, &mut scratch, event as u8, request != 0).into();
     keep = "keep_v6" (role) scratch => {
-        slow::keep(&Kernel, scratch, role as u8);
+        slow::keep(&Kernel, &mut scratch, role as u8);
         1
     };
-    reserve = "reserve_v6" (role) scratch => reserved(slow::reserve(&Kernel, scratch, role as u8));
+    reserve = "reserve_v6" (role) scratch => reserved(slow::reserve(&Kernel, &mut scratch, role as u8));
 }
 
 macro_rules! routes {
@@ -197,4 +193,38 @@ macro_rules! icmp {
 icmp! {
     icmp_v4: V4;
     icmp_v6: V6;
+}
+
+macro_rules! pieces {
+    ($($name:ident: $addr:ty;)+) => {$(
+        /// See [`hold::piece`].
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $name(context: *mut __sk_buff, inwards: u32, marked: u32) -> i32 {
+            let Some(mut scratch) = Env::<$addr>::scratch(&Kernel) else { return tc::SHOT };
+            hold::piece::<$addr>(&Skb::new(context), &mut scratch, inwards != 0, marked != 0)
+        }
+    )+};
+}
+
+pieces! {
+    piece_v4: V4;
+    piece_v6: V6;
+}
+
+macro_rules! ways_out {
+    ($($name:ident: $addr:ty;)+) => {$(
+        /// See [`xdp::way_out`].
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $name(context: *mut xdp_md) -> u32 {
+            let Some(scratch) = Env::<$addr>::scratch(&Kernel) else { return 0 };
+            xdp::way_out(&Raw::new(context), &scratch.translation.tuple)
+        }
+    )+};
+}
+
+ways_out! {
+    way_out_v4: V4;
+    way_out_v6: V6;
 }

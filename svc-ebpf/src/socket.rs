@@ -18,6 +18,7 @@ use crate::globals;
 use crate::packet::Skb;
 use crate::rewrite::{Wire, rewrite};
 use crate::tc;
+use crate::trace::{self, Named};
 
 /// Verdicts of a socket program.
 const REFUSE: i32 = 0;
@@ -86,7 +87,8 @@ fn host(call: &SocketCall) -> Option<bool> {
 #[inline(always)]
 fn translate_v4(call: &SocketCall, translate: Translate<V4>) -> i32 {
     let Some(host) = host(call) else { return PROCEED };
-    finish(call, translate(&Kernel, &describe(call, host, call.bound_v4(), call.end_v4())), SocketCall::set_end_v4)
+    let asked = describe(call, host, call.bound_v4(), call.end_v4());
+    finish(call, &asked, translate(&Kernel, &asked), SocketCall::set_end_v4)
 }
 
 #[inline(always)]
@@ -95,9 +97,13 @@ fn translate_v6(call: &SocketCall, translate: Translate<V6>, mapped: Translate<V
     let end = call.end_v6();
     match unmapped(end) {
         Some(end) => {
-            finish(call, mapped(&Kernel, &describe(call, host, call.bound_v4(), end)), SocketCall::set_end_mapped)
+            let asked = describe(call, host, call.bound_v4(), end);
+            finish(call, &asked, mapped(&Kernel, &asked), SocketCall::set_end_mapped)
         }
-        None => finish(call, translate(&Kernel, &describe(call, host, call.bound_v6(), end)), SocketCall::set_end_v6),
+        None => {
+            let asked = describe(call, host, call.bound_v6(), end);
+            finish(call, &asked, translate(&Kernel, &asked), SocketCall::set_end_v6)
+        }
     }
 }
 
@@ -108,21 +114,29 @@ fn describe<A: Family>(call: &SocketCall, host: bool, source: End<A>, destinatio
 
 /// Carries out what was decided about a call.
 #[inline(always)]
-fn finish<A>(call: &SocketCall, result: Result<End<A>, Reason>, set: fn(&SocketCall, End<A>)) -> i32 {
+fn finish<A: Named>(
+    call: &SocketCall,
+    asked: &Call<A>,
+    result: Result<End<A>, Reason>,
+    set: fn(&SocketCall, End<A>),
+) -> i32 {
     match result {
         Ok(end) => {
             set(call, end);
             count_reason(Reason::SocketTranslated);
+            trace::call(asked, &end, Reason::SocketTranslated);
             PROCEED
         }
         // Where the kernel cannot be told the error, the packet that follows is refused at TC.
         Err(reason) if reason.outcome() == Outcome::Reject && globals::can_refuse() => {
             count_reason(reason);
+            trace::call(asked, &asked.destination, reason);
             call.fail_with(ECONNREFUSED);
             REFUSE
         }
         Err(_) => {
             count_reason(Reason::SocketPassed);
+            trace::call(asked, &asked.destination, Reason::SocketPassed);
             PROCEED
         }
     }

@@ -2,12 +2,13 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath::env::{Env, Family};
-use svc_common::datapath::scratch::Scratch;
-use svc_common::datapath::{Translation, slow, step};
+use svc_common::datapath::{self, Translation, step};
 use svc_common::header::ether;
+use svc_common::line::At;
 use svc_common::net::{Protocol, V4, V6};
-use svc_common::parse::{self, Frame as _, Packet};
+use svc_common::parse::{self, Frame as _, Packet, Piece};
 use svc_common::tables::flow;
+use svc_common::tuple::Tuple;
 use svc_common::verdict::{Outcome, Reason};
 
 use crate::env::{Kernel, count_reason};
@@ -16,6 +17,8 @@ use crate::helpers::redirect_to_next_hop;
 use crate::packet::Skb;
 use crate::rewrite::rewrite;
 use crate::route::{Hop, Routed, is_plain, way};
+use crate::slow;
+use crate::trace::{self, Named};
 
 /// The packet goes on: to the next program at this hook, and then its way.
 pub(crate) const NEXT: i32 = -1;
@@ -40,9 +43,23 @@ pub(crate) const ONWARD: i32 = -5;
 /// The packet in the scratch is refused: its sender is told. Never returned to the kernel.
 const ANSWER: i32 = -7;
 
-/// The functions of a family that take over where the one that has read the packet ends.
+/// The packet in the scratch is a fragment, whose ports have to be found.
+pub(crate) const PIECE: i32 = -8;
+
+/// The fragment in the scratch has its ports: [`KNOWN`] can be looked at.
+pub(crate) const AGAIN: i32 = -9;
+
+/// Beside the offset of the network header: the packet is a fragment, and its ports are in the scratch.
+pub(crate) const KNOWN: u32 = 1 << 8;
+
+/// The functions of a family at a hook.
 #[derive(Clone, Copy)]
-pub(crate) struct Sequel {
+pub(crate) struct Functions {
+    /// Reads a packet, given the offset of its network header, and does what most packets need. Where that is not all, one
+    /// of the others takes over when its stack is free again, since both do not fit at once.
+    pub(crate) read: extern "C" fn(*mut __sk_buff, u32) -> i32,
+    /// Finds the ports of a fragment, or says [`AGAIN`].
+    piece: extern "C" fn(*mut __sk_buff, u32, u32) -> i32,
     /// Translates an ICMP error, or says [`OPEN`].
     icmp: extern "C" fn(*mut __sk_buff, u32) -> i32,
     /// Opens a connection.
@@ -57,56 +74,109 @@ pub(crate) struct Sequel {
     answer: extern "C" fn(*mut __sk_buff, u32) -> i32,
 }
 
-/// Those of IPv4.
-pub(crate) const V4_SEQUEL: Sequel = Sequel {
-    icmp: crate::slow::icmp_v4,
-    open: tc_open_v4,
-    turn: crate::slow::v4::turn,
-    around: crate::slow::around_v4,
-    onward: crate::slow::onward_v4,
-    answer: crate::slow::reject_v4,
-};
-/// Those of IPv6.
-pub(crate) const V6_SEQUEL: Sequel = Sequel {
-    icmp: crate::slow::icmp_v6,
-    open: tc_open_v6,
-    turn: crate::slow::v6::turn,
-    around: crate::slow::around_v6,
-    onward: crate::slow::onward_v6,
-    answer: crate::slow::reject_v6,
-};
+impl Functions {
+    /// Those of IPv4, with the one that reads at the hook.
+    pub(crate) const fn v4(read: extern "C" fn(*mut __sk_buff, u32) -> i32) -> Self {
+        Self {
+            read,
+            piece: slow::piece_v4,
+            icmp: slow::icmp_v4,
+            open: tc_open_v4,
+            turn: slow::v4::turn,
+            around: slow::around_v4,
+            onward: slow::onward_v4,
+            answer: slow::reject_v4,
+        }
+    }
 
-/// Finishes what a family's function has begun, if it has asked for that. `flags`: [`flow::HOST_CLIENT`] at egress. Called
-/// when that function's stack is free again, since both do not fit at once.
-#[inline(always)]
-pub(crate) fn finish(action: i32, sequel: Sequel, skb: &Skb, flags: u16) -> i32 {
-    let ingress = flags & flow::HOST_CLIENT == 0;
-    let action = if action == PORTLESS { (sequel.icmp)(skb.context(), ingress.into()) } else { action };
-    let action = match action {
-        TURN if !ingress => action,
-        TURN if (sequel.turn)() != 0 => AROUND,
-        TURN => OPEN,
-        _ => action,
-    };
-    let action = if action == OPEN { (sequel.open)(skb.context(), flags.into()) } else { action };
-    match action {
-        AROUND if ingress => (sequel.around)(skb.context()),
-        ONWARD if ingress => (sequel.onward)(skb.context()),
-        // Beyond the device by which the packet has come, or in this host's own stack.
-        ANSWER => (sequel.answer)(skb.context(), (!ingress).into()),
-        _ => action,
+    /// Those of IPv6.
+    pub(crate) const fn v6(read: extern "C" fn(*mut __sk_buff, u32) -> i32) -> Self {
+        Self {
+            read,
+            piece: slow::piece_v6,
+            icmp: slow::icmp_v6,
+            open: tc_open_v6,
+            turn: slow::v6::turn,
+            around: slow::around_v6,
+            onward: slow::onward_v6,
+            answer: slow::reject_v6,
+        }
     }
 }
 
-/// Leaves a packet without ports to [`finish`].
+/// From a packet to its verdict. `flags`: [`flow::HOST_CLIENT`] at egress.
 #[inline(always)]
-pub(crate) fn put_off<A: Family>(packet: &Packet<A>) -> i32
+pub(crate) fn run(skb: &Skb, v4: Functions, v6: Functions, flags: u16) -> i32 {
+    match network(skb) {
+        Ok((l3, ether::IPV4)) => go::<V4>(skb, l3 as u32, v4, flags),
+        Ok((l3, _)) => go::<V6>(skb, l3 as u32, v6, flags),
+        Err(reason) => {
+            count_reason(reason);
+            NEXT
+        }
+    }
+}
+
+/// The functions of a family, one after another.
+#[inline(always)]
+fn go<A: Named>(skb: &Skb, l3: u32, functions: Functions, flags: u16) -> i32 {
+    let context = skb.context();
+    let ingress = flags & flow::HOST_CLIENT == 0;
+    let mut action = (functions.read)(context, l3);
+    if action == PIECE {
+        action = (functions.piece)(context, ingress.into(), (!ingress && is_marked(skb)).into());
+        if action == AGAIN {
+            action = (functions.read)(context, l3 | KNOWN);
+        }
+    }
+    if action == PORTLESS {
+        action = (functions.icmp)(context, ingress.into());
+    }
+    if action == TURN && ingress {
+        action = if (functions.turn)() != 0 { AROUND } else { OPEN };
+    }
+    if action == OPEN {
+        action = (functions.open)(context, flags.into());
+    }
+    action = match action {
+        AROUND if ingress => (functions.around)(context),
+        ONWARD if ingress => (functions.onward)(context),
+        // Beyond the device by which the packet has come, or in this host's own stack.
+        ANSWER => (functions.answer)(context, (!ingress).into()),
+        _ => action,
+    };
+    trace::send::<A>(if ingress { At::Ingress } else { At::Egress }, skb.ifindex());
+    action
+}
+
+/// Whether the source of the packet is to be translated at the backend's boundary.
+#[inline(always)]
+pub(crate) fn is_marked(skb: &Skb) -> bool {
+    skb.mark() & globals::mark() != 0
+}
+
+/// Whether the function that has read the packet can go on with it. [`PIECE`] or [`PORTLESS`]: another has to, and finds it
+/// in the scratch. `l3`: what that function was given.
+#[inline(always)]
+pub(crate) fn prepare<A: Family>(packet: &mut Packet<A>, l3: u32) -> Result<(), i32>
 where
     Kernel: Env<A>,
 {
-    let Some(mut scratch) = Kernel.scratch() else { return SHOT };
+    trace::begin(&packet.tuple);
+    let later = if packet.piece != Piece::Whole {
+        PIECE
+    } else if Protocol::from_number(packet.tuple.protocol).is_none() {
+        PORTLESS
+    } else {
+        return Ok(());
+    };
+    let mut scratch = Kernel.scratch().ok_or(SHOT)?;
+    if later == PIECE && l3 & KNOWN != 0 {
+        packet.tuple = scratch.packet.tuple;
+        return Ok(());
+    }
     scratch.packet = *packet;
-    PORTLESS
+    Err(later)
 }
 
 /// Opens the connection whose first packet is in the scratch, and does with the packet what follows.
@@ -119,32 +189,32 @@ where
     let forwarded = flags & flow::HOST_CLIENT != 0 && skb.ingress_ifindex() != 0;
     if forwarded && Protocol::from_number(scratch.packet.tuple.protocol).is_none() {
         // It has been looked at where it came in.
-        count_reason(Reason::NotTransport);
+        trace::end::<A>(Reason::NotTransport);
         return NEXT;
     }
     match store(skb, &mut scratch, flags) {
         Ok(()) if scratch.translation.steps & step::TURN != 0 => AROUND,
         Ok(()) => apply(skb, &scratch.packet, &scratch.translation),
-        Err(reason) => conclude(reason),
+        Err(reason) => conclude::<A>(reason),
     }
 }
 
 /// Chooses, finds the way if the packet may be turned around, and stores.
 #[inline(always)]
-fn store<A: Hop>(skb: &Skb, scratch: &mut Scratch<A>, flags: u16) -> Result<(), Reason>
+fn store<A: Hop>(skb: &Skb, scratch: &mut <Kernel as Env<A>>::Scratch, flags: u16) -> Result<(), Reason>
 where
     Kernel: Env<A>,
 {
     let turned = flags & flow::HOST_CLIENT == 0 && is_plain(skb, &scratch.packet);
     let flags = if turned { flags | flow::TURNED } else { flags };
-    slow::begin(&Kernel, scratch, skb.ifindex(), flags)?;
+    datapath::slow::begin(&Kernel, scratch, skb.ifindex(), flags)?;
     let mut out = 0;
     if scratch.connection.flags & flow::TURNED != 0
         && let Some(way) = way(skb, &scratch.packet, &scratch.connection.tuple(flow::MIDDLE))
     {
         out = way.ifindex;
     }
-    slow::complete(&Kernel, scratch, out)
+    datapath::slow::complete(&Kernel, scratch, out)
 }
 
 /// Turns the packet in the scratch around, or treats it like any other if that cannot be done.
@@ -158,14 +228,15 @@ where
         scratch.translation.steps &= !step::TURN;
         return apply(skb, &scratch.packet, &scratch.translation);
     };
+    trace::becomes(&scratch.turned);
     let turned = rewrite(skb, &scratch.packet, &scratch.turned).and_then(|()| A::take(skb, ether::HEADER));
     match turned {
         Ok(()) => {
-            count_reason(Reason::TurnedAround);
+            trace::end::<A>(Reason::TurnedAround);
             redirect_to_next_hop(&way)
         }
         Err(reason) => {
-            count_reason(reason);
+            trace::end::<A>(reason);
             SHOT
         }
     }
@@ -223,6 +294,7 @@ where
     }
     let mut reason = translation.reason;
     let mut action = NEXT;
+    trace::becomes(&translation.tuple);
     match rewrite(skb, packet, &translation.tuple) {
         Ok(()) => {
             if translation.steps & step::MARK != 0 {
@@ -240,7 +312,7 @@ where
             action = SHOT;
         }
     }
-    count_reason(reason);
+    trace::end::<A>(reason);
     action
 }
 
@@ -255,10 +327,13 @@ where
     A::route(skb)
 }
 
-/// Turns a reason for not translating the packet in the scratch into a verdict, or into what [`finish`] has to do.
+/// Turns a reason for not translating the packet in the scratch into a verdict, or into what [`go`] has to do.
 #[inline(always)]
-fn conclude(reason: Reason) -> i32 {
-    count_reason(reason);
+pub(crate) fn conclude<A: Family>(reason: Reason) -> i32
+where
+    Kernel: Env<A>,
+{
+    trace::end::<A>(reason);
     match reason.outcome() {
         Outcome::Forward | Outcome::Pass => NEXT,
         Outcome::Drop => SHOT,
@@ -272,7 +347,7 @@ pub(crate) fn refuse<A: Family>(packet: &Packet<A>, reason: Reason) -> i32
 where
     Kernel: Env<A>,
 {
-    let action = conclude(reason);
+    let action = conclude::<A>(reason);
     if action == ANSWER {
         let Some(mut scratch) = Kernel.scratch() else { return SHOT };
         scratch.packet = *packet;
@@ -282,7 +357,11 @@ where
 
 /// Verdict on a packet that could not be read.
 #[inline(always)]
-pub(crate) fn unreadable(reason: Reason) -> i32 {
-    count_reason(reason);
+pub(crate) fn unreadable<A: Family>(reason: Reason) -> i32
+where
+    Kernel: Env<A>,
+{
+    trace::begin(&Tuple::<A>::default());
+    trace::end::<A>(reason);
     NEXT
 }

@@ -3,23 +3,18 @@
 use aya_ebpf::bindings::__sk_buff;
 use svc_common::datapath;
 use svc_common::datapath::env::Env;
-use svc_common::header::ether;
-use svc_common::net::Protocol;
-use svc_common::parse::{self, Packet, Piece};
+use svc_common::net::{V4, V6};
+use svc_common::parse::{self, Packet};
 
 use crate::env::Kernel;
 use crate::packet::Skb;
 use crate::route::Routed;
-use crate::tc;
+use crate::tc::{self, Functions};
 
 /// The program.
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
-    match tc::network(skb) {
-        Ok((l3, ether::IPV4)) => tc::finish(tc_ingress_v4(skb.context(), l3 as u32), tc::V4_SEQUEL, skb, 0),
-        Ok((l3, _)) => tc::finish(tc_ingress_v6(skb.context(), l3 as u32), tc::V6_SEQUEL, skb, 0),
-        Err(reason) => tc::unreadable(reason),
-    }
+    tc::run(skb, Functions::v4(tc_ingress_v4), Functions::v6(tc_ingress_v6), 0)
 }
 
 // Each family is a function that the verifier looks at once, with a stack of its own.
@@ -30,8 +25,8 @@ pub(crate) fn run(skb: &Skb) -> i32 {
 extern "C" fn tc_ingress_v4(context: *mut __sk_buff, l3: u32) -> i32 {
     let skb = &Skb::new(context);
     match parse::ipv4(skb, tc::bounded(l3)) {
-        Ok(mut packet) => packet_in(skb, &mut packet),
-        Err(reason) => tc::unreadable(reason),
+        Ok(mut packet) => packet_in(skb, &mut packet, l3),
+        Err(reason) => tc::unreadable::<V4>(reason),
     }
 }
 
@@ -41,18 +36,18 @@ extern "C" fn tc_ingress_v4(context: *mut __sk_buff, l3: u32) -> i32 {
 extern "C" fn tc_ingress_v6(context: *mut __sk_buff, l3: u32) -> i32 {
     let skb = &Skb::new(context);
     match parse::ipv6(skb, tc::bounded(l3)) {
-        Ok(mut packet) => packet_in(skb, &mut packet),
-        Err(reason) => tc::unreadable(reason),
+        Ok(mut packet) => packet_in(skb, &mut packet, l3),
+        Err(reason) => tc::unreadable::<V6>(reason),
     }
 }
 
 #[inline(always)]
-fn packet_in<A: Routed>(skb: &Skb, packet: &mut Packet<A>) -> i32
+fn packet_in<A: Routed>(skb: &Skb, packet: &mut Packet<A>, l3: u32) -> i32
 where
     Kernel: Env<A>,
 {
-    if Protocol::from_number(packet.tuple.protocol).is_none() && packet.piece == Piece::Whole {
-        return tc::put_off(packet);
+    if let Err(later) = tc::prepare(packet, l3) {
+        return later;
     }
     match datapath::ingress(&Kernel, packet, skb.ifindex()) {
         Ok(translation) => tc::apply(skb, packet, &translation),

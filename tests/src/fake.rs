@@ -9,6 +9,7 @@ use svc_common::datapath::connection::Connection;
 use svc_common::datapath::env::{Env, Family, FlowEntry, Refused, Timeouts};
 use svc_common::datapath::scratch::Scratch;
 use svc_common::datapath::socket::Sockets;
+use svc_common::line::Line;
 use svc_common::net::Port;
 use svc_common::parse::{Packet, Piece};
 use svc_common::tables::{
@@ -132,6 +133,7 @@ pub fn empty_scratch<A: Family>() -> Box<Scratch<A>> {
         reuse: false,
         key: tuple.key().0,
         entry: Flow::default(),
+        line: Line::default(),
     })
 }
 

@@ -5,7 +5,7 @@ use svc_agent::datapath::{Globals, Hook, Programs, Sizes};
 #[test]
 fn the_kernel_accepts_the_packet_programs() {
     let sizes = Sizes { services: 100, endpoints: 1000, flows: 10_000 };
-    let globals = Globals { hz: 250, mark: 0x4000, netns_cookie: 0, socket_all: false };
+    let globals = Globals { hold_fragments: true, trace: true, ..Globals::TRIAL };
     for hook in [Hook::Gc, Hook::XdpUplink, Hook::TcIngress, Hook::TcEgress] {
         if let Err(error) = Programs::load_private(sizes, &globals, &[hook]) {
             panic!("{}: {error:#}", hook.name());

@@ -91,7 +91,7 @@ struct Hooks {
 }
 
 fn hooks(netns_cookie: u64, socket_all: bool) -> Result<Hooks> {
-    let globals = Globals { hz: probe::ticks_per_second()?, mark: 0x4000, netns_cookie, socket_all };
+    let globals = Globals { hz: probe::ticks_per_second()?, netns_cookie, socket_all, ..Globals::TRIAL };
     let all: Vec<Hook> = Hook::SOCKET.iter().map(|(hook, _)| *hook).collect();
     let (programs, maps) =
         Programs::load_private(Sizes { services: 100, endpoints: 1000, flows: 10_000 }, &globals, &all)?;

@@ -120,6 +120,9 @@ pub struct Flags {
     #[arg(long, visible_alias = "iptables-masquerade-bit", value_name = "0..31", default_value_t = 14,
           value_parser = clap::value_parser!(u8).range(0..=31))]
     pub masquerade_bit: u8,
+    /// Write a line about every packet and socket call that the programs see; costs each about 100 ns
+    #[arg(long)]
+    pub trace: bool,
 }
 
 impl Flags {

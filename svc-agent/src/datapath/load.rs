@@ -13,6 +13,7 @@ use svc_common::tables::MAPS;
 use super::bpf::{self, TestResult, TestRun};
 use super::maps::{self, Maps, Sizes};
 use super::probe;
+use super::trace::{self, Trace};
 
 /// The object that xtask built, empty if there was none at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SVC_EBPF_EMBEDDED"));
@@ -109,6 +110,16 @@ pub struct Globals {
     pub netns_cookie: u64,
     /// Socket programs serve the sockets of pods too.
     pub socket_all: bool,
+    /// Later fragments wait for the first of their datagram. Not in trials: what has waited leaves for good.
+    pub hold_fragments: bool,
+    /// Write lines about packets and socket calls, see [`super::trace`].
+    pub trace: bool,
+}
+
+impl Globals {
+    /// For trials, in which nothing leaves.
+    pub const TRIAL: Self =
+        Self { hz: 250, mark: 0x4000, netns_cookie: 0, socket_all: false, hold_fragments: false, trace: false };
 }
 
 /// A switch, as the programs read it.
@@ -153,11 +164,13 @@ impl Programs {
             ("MARK", &globals.mark),
             ("SOCKET_ALL", switch(globals.socket_all)),
             ("CAN_REFUSE", switch(probe::has_set_retval())),
+            ("HOLD_FRAGMENTS", switch(globals.hold_fragments)),
         ];
         for (name, value) in words {
             loader.override_global(name, value, true);
         }
         loader.override_global("NETNS_COOKIE", &globals.netns_cookie, true);
+        trace::switch(&mut loader, globals.trace);
         let object =
             loader.load(OBJECT).context("the kernel refuses the object; svc-agent doctor says what is missing")?;
         let mut programs = Self { object };
@@ -220,6 +233,11 @@ impl Programs {
         let path = format!("/proc/self/fdinfo/{}", self.fd(hook)?.as_raw_fd());
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         Ok(text.lines().find_map(|line| line.strip_prefix("verified_insns:")?.trim().parse().ok()))
+    }
+
+    /// The lines that the programs write; once, and only if they were loaded with [`Globals::trace`].
+    pub fn take_trace(&mut self) -> anyhow::Result<Trace> {
+        Trace::of(&mut self.object)
     }
 
     /// Runs a program on a packet of one's own.

@@ -100,6 +100,10 @@ maps! {
     fragments_v4: Table<tables::FragmentKey<V4>, tables::Fragment> = FRAGMENTS_V4;
     /// Fragments, IPv6.
     fragments_v6: Table<tables::FragmentKey<V6>, tables::Fragment> = FRAGMENTS_V6;
+    /// Fragments that wait, IPv4.
+    held_v4: Table<tables::FragmentKey<V4>, tables::Held> = HELD_V4;
+    /// Fragments that wait, IPv6.
+    held_v6: Table<tables::FragmentKey<V6>, tables::Held> = HELD_V6;
     /// Translated sockets, IPv4.
     sockets_v4: Table<tables::SocketKey<V4>, tables::SocketFlow<V4>> = SOCKETS_V4;
     /// Translated sockets, IPv6.

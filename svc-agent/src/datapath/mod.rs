@@ -19,6 +19,7 @@
 //! | [`stats`] | what the programs count, and what the maps cost |
 //! | [`relay`] | a program that hands its packet on, to measure with |
 //! | [`sweep`] | forgetting what a change has made worthless |
+//! | [`trace`] | the lines that programs write about packets |
 //! | [`writer`] | carrying writes out, reading the tables back |
 //! | `primary` | the node's own address where no Node object names it |
 //! | [`probe`] | what this kernel and this network namespace are like |
@@ -43,6 +44,7 @@ pub mod sock_destroy;
 pub mod stats;
 pub mod sweep;
 pub mod table;
+pub mod trace;
 pub mod writer;
 
 pub use links::Links;

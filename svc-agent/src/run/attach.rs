@@ -12,6 +12,7 @@ use crate::cli::flags::{FastPath, Flags, SocketLb, TcHook};
 use crate::datapath::devices::{Role, Served};
 use crate::datapath::gc::Gc;
 use crate::datapath::links::{Attached, Links, XdpMode};
+use crate::datapath::trace::Trace;
 use crate::datapath::{Globals, Hook, Maps, Programs, pins, probe};
 
 /// The loaded programs and where they hang.
@@ -37,6 +38,8 @@ impl Attachments {
             mark: flags.masquerade_mark(),
             netns_cookie: probe::netns_cookie().context("cannot find out the cookie of this network namespace")?,
             socket_all: flags.socket_lb == SocketLb::All,
+            hold_fragments: true,
+            trace: flags.trace,
         };
         // TC is enough by itself; a kernel that refuses one of the others is served without it.
         let mut programs = Programs::load_pinned(&flags.bpffs, &globals, &[Hook::TcIngress, Hook::TcEgress])?;
@@ -58,6 +61,11 @@ impl Attachments {
             wanted: BTreeSet::new(),
             said: BTreeSet::new(),
         })
+    }
+
+    /// The programs' lines.
+    pub(super) fn take_trace(&mut self) -> anyhow::Result<Trace> {
+        self.programs.take_trace()
     }
 
     /// The garbage collector, if the kernel accepts it.

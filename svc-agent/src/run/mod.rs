@@ -9,6 +9,7 @@ mod attach;
 mod collector;
 mod observe;
 mod sweeper;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -175,6 +176,9 @@ impl Agent {
     fn attach(&mut self, mut attachments: Attachments, flags: &Flags, watch: &mut Watch) -> anyhow::Result<()> {
         attachments.attach_sockets(flags)?;
         let collector = attachments.gc()?.map(|gc| Collector::new(gc, &self.maps));
+        if flags.trace {
+            trace::follow(attachments.take_trace()?)?;
+        }
         self.programs = Some((attachments, collector));
         self.network_changed(watch);
         if let Some((attachments, _)) = &self.programs {

@@ -44,7 +44,7 @@ pub fn is_fresh<A: Family, E: Env<A>>(env: &E, entry: &Flow<A>, event: u8, reque
 ///
 /// In steps that are called one after another and not one inside the other, so that their stacks do not add up.
 #[inline(always)]
-pub fn renew<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, event: u8, request: bool) -> bool {
+pub fn renew<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, event: u8, request: bool) -> bool {
     if env.judge(scratch, event, request) {
         keep_all(env, scratch);
         true
@@ -81,7 +81,7 @@ pub fn judge<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, event: u8,
 
 /// Writes time and state to all entries.
 #[inline(always)]
-fn keep_all<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) {
+fn keep_all<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) {
     env.keep(scratch, flow::CLIENT);
     env.keep(scratch, flow::MIDDLE);
     if scratch.connection.node.is_set() {
@@ -91,7 +91,7 @@ fn keep_all<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) {
 
 /// Removes all entries.
 #[inline(always)]
-fn retire<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) {
+fn retire<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) {
     forget(env, scratch, flow::CLIENT);
     withdraw(env, scratch);
     env.count_closed(scratch.connection.backend_id);
@@ -142,7 +142,7 @@ fn forget<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8) {
 /// On return the connection is what holds: the new one, with what was allocated for it, or the one that another CPU has
 /// stored meanwhile.
 #[inline(always)]
-pub fn establish<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Result<(), Reason> {
+pub fn establish<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) -> Result<(), Reason> {
     reserve_middle(env, scratch)?;
     let node = scratch.connection.node.addr;
     if node != A::default() {
@@ -152,7 +152,7 @@ pub fn establish<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Res
         }
         remember_node(env, scratch, flow::MIDDLE);
     }
-    let Scratch { connection, key, entry, .. } = scratch;
+    let Scratch { connection, key, entry, .. } = &mut **scratch;
     connection.write(flow::CLIENT, key, entry);
     match env.insert_flow(key, entry) {
         Ok(()) => {
@@ -205,7 +205,7 @@ pub fn remember_node<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ro
 
 /// Stores the middle entry, under another client port if the client's own is taken.
 #[inline(always)]
-fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Result<(), Reason> {
+fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) -> Result<(), Reason> {
     let start = first_port(env, &scratch.connection);
     for probe in 0..PROBES + REUSING {
         scratch.reuse = probe >= PROBES;
@@ -222,7 +222,7 @@ fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Re
 /// Gives the connection a source at the node's address, with a port that is free towards its backend, and stores the
 /// backend's entry.
 #[inline(always)]
-pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> Result<(), Reason> {
+pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) -> Result<(), Reason> {
     let start = first_port(env, &scratch.connection);
     for probe in 0..PROBES + REUSING {
         scratch.reuse = probe >= PROBES;

@@ -154,7 +154,9 @@ pub trait FlowEntry<A: Address>: Copy {
 pub trait Env<A: Family> {
     /// A flow entry in its map.
     type Entry: FlowEntry<A>;
-    /// The room of the slow paths, while one of them uses it.
+    /// The room of the slow paths, while one of them uses it. Paths that call steps pass this on and not a reference to
+    /// the room: in the kernel each step finds the room by itself, and a reference held meanwhile would promise the
+    /// compiler that nobody else changes it.
     type Scratch: DerefMut<Target = Scratch<A>>;
 
     /// Room for a slow path. Every slow path asks once, before it begins, and none begins inside another.
@@ -171,7 +173,7 @@ pub trait Env<A: Family> {
 
     /// Runs [`slow::open`]. The slow paths are methods so that the kernel programs can put each into a function that
     /// the verifier looks at once, and not once for every way that leads to it.
-    fn open(&self, scratch: &mut Scratch<A>, ifindex: u32, flags: u16) -> Result<(), Reason>
+    fn open(&self, scratch: &mut Self::Scratch, ifindex: u32, flags: u16) -> Result<(), Reason>
     where
         Self: Sized,
     {
@@ -179,7 +181,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::begin_external`].
-    fn begin_external(&self, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason>
+    fn begin_external(&self, scratch: &mut Self::Scratch, ifindex: u32) -> Result<(), Reason>
     where
         Self: Sized,
     {
@@ -187,7 +189,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::complete_external`].
-    fn complete_external(&self, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason>
+    fn complete_external(&self, scratch: &mut Self::Scratch, way: u32) -> Result<(), Reason>
     where
         Self: Sized,
     {
@@ -195,7 +197,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::renew`].
-    fn renew(&self, scratch: &mut Scratch<A>, event: u8, request: bool) -> bool
+    fn renew(&self, scratch: &mut Self::Scratch, event: u8, request: bool) -> bool
     where
         Self: Sized,
     {
@@ -203,23 +205,15 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::translate_source`].
-    fn translate_source(&self, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason>
+    fn translate_source(&self, scratch: &mut Self::Scratch, ifindex: u32) -> Result<(), Reason>
     where
         Self: Sized,
     {
         slow::translate_source(self, scratch, ifindex)
     }
 
-    /// Runs [`slow::resolve_fragment`].
-    fn resolve_fragment(&self, scratch: &mut Scratch<A>, marked: bool) -> Result<(), Reason>
-    where
-        Self: Sized,
-    {
-        slow::resolve_fragment(self, scratch, marked)
-    }
-
     /// Runs [`slow::find`].
-    fn find(&self, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason>
+    fn find(&self, scratch: &mut Self::Scratch, ifindex: u32) -> Result<(), Reason>
     where
         Self: Sized,
     {
@@ -227,7 +221,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::choose`].
-    fn choose(&self, scratch: &mut Scratch<A>, ifindex: u32, flags: u16) -> Result<(), Reason>
+    fn choose(&self, scratch: &mut Self::Scratch, ifindex: u32, flags: u16) -> Result<(), Reason>
     where
         Self: Sized,
     {
@@ -235,7 +229,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::read`].
-    fn read(&self, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason>
+    fn read(&self, scratch: &mut Self::Scratch, ifindex: u32) -> Result<(), Reason>
     where
         Self: Sized,
     {
@@ -243,7 +237,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::judge`].
-    fn judge(&self, scratch: &mut Scratch<A>, event: u8, request: bool) -> bool
+    fn judge(&self, scratch: &mut Self::Scratch, event: u8, request: bool) -> bool
     where
         Self: Sized,
     {
@@ -251,7 +245,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::keep`].
-    fn keep(&self, scratch: &mut Scratch<A>, role: u8)
+    fn keep(&self, scratch: &mut Self::Scratch, role: u8)
     where
         Self: Sized,
     {
@@ -259,7 +253,7 @@ pub trait Env<A: Family> {
     }
 
     /// Runs [`slow::reserve`].
-    fn reserve(&self, scratch: &mut Scratch<A>, role: u8) -> Reserved
+    fn reserve(&self, scratch: &mut Self::Scratch, role: u8) -> Reserved
     where
         Self: Sized,
     {

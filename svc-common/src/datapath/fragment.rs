@@ -1,6 +1,8 @@
 //! Fragments: the first has the ports, the others find them in the fragment map.
 //!
-//! Each hook stores and looks up under the addresses that the packet has when it gets there.
+//! Each hook stores and looks up under the addresses that the packet has when it gets there. A later fragment that comes
+//! before its first says nothing about where it belongs; the kernel programs keep it (svc-ebpf/src/hold.rs) until the
+//! first has come.
 
 use crate::net::Protocol;
 use crate::parse::{Packet, Piece};
@@ -14,19 +16,20 @@ use super::scratch::Scratch;
 
 /// Key of a fragment's datagram, under the addresses that it has now.
 #[inline(always)]
-fn key<A: Family>(packet: &Packet<A>) -> FragmentKey<A> {
+pub fn key<A: Family>(packet: &Packet<A>) -> FragmentKey<A> {
     FragmentKey {
         source: packet.tuple.source.addr,
         destination: packet.tuple.destination.addr,
         id: packet.fragment_id,
         protocol: packet.tuple.protocol,
-        zero: [0; 3],
+        place: 0,
+        zero: 0,
     }
 }
 
 /// The ports of a datagram whose first fragment was seen not long ago: identifications are used again and again.
 #[inline(always)]
-fn ports<A: Family, E: Env<A>>(env: &E, key: &FragmentKey<A>) -> Option<Fragment> {
+pub fn ports<A: Family, E: Env<A>>(env: &E, key: &FragmentKey<A>) -> Option<Fragment> {
     let found = env.fragment(key)?;
     (since(env.now(), found.seen) <= LIFETIME * env.hz()).then_some(found)
 }

@@ -8,7 +8,7 @@ pub mod collect;
 pub mod connection;
 pub mod conntrack;
 pub mod env;
-mod fragment;
+pub mod fragment;
 pub mod icmp;
 mod open;
 pub mod scratch;
@@ -55,12 +55,9 @@ pub mod step {
     pub const TURN: u8 = 1 << 4;
 }
 
-/// A packet arrives by a device, at TC.
+/// A packet arrives by a device, at TC. Fragments have been through [`fragment::resolve`], here and at [`egress`].
 #[inline(always)]
-pub fn ingress<A: Family, E: Env<A>>(env: &E, packet: &mut Packet<A>, ifindex: u32) -> Result<Translation<A>, Reason> {
-    if packet.piece != Piece::Whole {
-        resolve_fragment(env, packet, false)?;
-    }
+pub fn ingress<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>, ifindex: u32) -> Result<Translation<A>, Reason> {
     let (key, from_low) = packet.tuple.key();
     if let Some(place) = env.flow(&key) {
         let entry = place.get();
@@ -99,14 +96,11 @@ pub fn ingress<A: Family, E: Env<A>>(env: &E, packet: &mut Packet<A>, ifindex: u
 #[inline(always)]
 pub fn egress<A: Family, E: Env<A>>(
     env: &E,
-    packet: &mut Packet<A>,
+    packet: &Packet<A>,
     ifindex: u32,
     marked: bool,
     from_host: bool,
 ) -> Result<Translation<A>, Reason> {
-    if packet.piece != Piece::Whole {
-        resolve_fragment(env, packet, marked)?;
-    }
     let (key, from_low) = packet.tuple.key();
     if let Some(place) = env.flow(&key) {
         let entry = place.get();
@@ -130,7 +124,11 @@ pub fn egress<A: Family, E: Env<A>>(
             }
             _ => return Err(Reason::Transit),
         }
-    } else if !from_host || !classify::concerns_services(env, packet.tuple.destination.addr) {
+    } else if !from_host {
+        // The client's boundary has translated a packet with the mark: it must not go to the backend under its client's
+        // address, and the next one that renews the connection there puts the entry back.
+        return Err(if marked { Reason::EntryLost } else { stranger(packet) });
+    } else if !classify::concerns_services(env, packet.tuple.destination.addr) {
         return Err(stranger(packet));
     }
     first(env, packet, ifindex, flow::HOST_CLIENT)
@@ -157,16 +155,6 @@ fn renew<A: Family, E: Env<A>>(env: &E, key: &FlowKey<A>, event: u8, request: bo
     let Some(mut scratch) = env.scratch() else { return true };
     scratch.key = *key;
     env.renew(&mut scratch, event, request)
-}
-
-/// Fills in the ports of a later fragment, and remembers those of a first one.
-#[inline(always)]
-fn resolve_fragment<A: Family, E: Env<A>>(env: &E, packet: &mut Packet<A>, marked: bool) -> Result<(), Reason> {
-    let mut scratch = env.scratch().ok_or(Reason::TableFull)?;
-    scratch.packet = *packet;
-    env.resolve_fragment(&mut scratch, marked)?;
-    packet.tuple = scratch.packet.tuple;
-    Ok(())
 }
 
 /// Why a packet that has nothing to do with Services passes.

@@ -15,7 +15,7 @@ use super::{Translation, classify, conntrack, select, step};
 /// In steps that are called one after another and not one inside the other, so that their stacks do not add up.
 /// `flags` are those of the new flow: [`flow::HOST_CLIENT`] at egress, [`flow::TURNED`] where it can be turned around.
 #[inline(always)]
-pub fn open<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32, flags: u16) -> Result<(), Reason> {
+pub fn open<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, ifindex: u32, flags: u16) -> Result<(), Reason> {
     begin(env, scratch, ifindex, flags)?;
     complete(env, scratch, 0)
 }
@@ -23,7 +23,7 @@ pub fn open<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u3
 /// The first half of [`open`]: the connection, not yet stored. If it has [`flow::TURNED`], the caller finds out by which
 /// device the way from client to backend leads.
 #[inline(always)]
-pub fn begin<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32, flags: u16) -> Result<(), Reason> {
+pub fn begin<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, ifindex: u32, flags: u16) -> Result<(), Reason> {
     env.find(scratch, ifindex)?;
     env.choose(scratch, ifindex, flags)
 }
@@ -31,7 +31,7 @@ pub fn begin<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u
 /// The second half. `way`: the device by which what is turned around leaves; its address is what the backend sees. 0:
 /// it cannot be turned around.
 #[inline(always)]
-pub fn complete<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason> {
+pub fn complete<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, way: u32) -> Result<(), Reason> {
     store(env, scratch, way)?;
     env.count_packet(scratch.connection.service_id, true, scratch.packet.length);
     Ok(())
@@ -39,7 +39,7 @@ pub fn complete<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, way: u3
 
 /// Stores the connection in `scratch` and leaves its translation there.
 #[inline(always)]
-fn store<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason> {
+fn store<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, way: u32) -> Result<(), Reason> {
     if scratch.connection.flags & flow::TURNED != 0 {
         if way == 0 {
             scratch.connection.flags &= !flow::TURNED;
@@ -88,7 +88,7 @@ fn finish<A: Family>(scratch: &mut Scratch<A>) {
 /// uniform, and left to it. What ends without a connection is left to TC as well, where it ends in the same way, is
 /// counted and is answered.
 #[inline(always)]
-pub fn begin_external<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason> {
+pub fn begin_external<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, ifindex: u32) -> Result<(), Reason> {
     let found = env.find(scratch, ifindex).is_ok() && scratch.frontend.has(Frontend::EXTERNAL);
     if !found || env.choose(scratch, ifindex, flow::TURNED).is_err() {
         return Err(Reason::LeftToStack);
@@ -104,7 +104,7 @@ pub fn begin_external<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, i
 
 /// The second half, with the translation of a packet that is turned around. `way` as for [`complete`].
 #[inline(always)]
-pub fn complete_external<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, way: u32) -> Result<(), Reason> {
+pub fn complete_external<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, way: u32) -> Result<(), Reason> {
     store(env, scratch, way)?;
     if scratch.translation.steps & step::TURN == 0 {
         return Err(Reason::LeftToStack);
@@ -151,7 +151,7 @@ pub fn choose<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: 
 /// Gives the connection whose middle entry has the key in `scratch` its source at this node: the address of the device
 /// by which it leaves. The end that was allocated is left in the connection in `scratch`.
 #[inline(always)]
-pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: u32) -> Result<(), Reason> {
+pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, ifindex: u32) -> Result<(), Reason> {
     env.read(scratch, ifindex)?;
     conntrack::translate_source(env, scratch)?;
     conntrack::remember_node(env, scratch, flow::MIDDLE);

@@ -1,5 +1,6 @@
 //! Room for the slow paths: the kernel's stack of 512 bytes does not hold a packet, a connection and an entry at once.
 
+use crate::line::Line;
 use crate::parse::Packet;
 use crate::tables::{Flow, FlowKey, Frontend, Rule, Sender, SlotRange};
 use crate::tuple::Tuple;
@@ -35,4 +36,6 @@ pub struct Scratch<A> {
     pub key: FlowKey<A>,
     /// The entry at hand.
     pub entry: Flow<A>,
+    /// What is said about the packet, if a person watches.
+    pub line: Line,
 }

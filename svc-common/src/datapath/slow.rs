@@ -5,6 +5,5 @@
 //! one after another and not one inside the other, so that their stacks do not add up.
 
 pub use super::conntrack::{judge, keep, renew, reserve};
-pub use super::fragment::resolve as resolve_fragment;
 pub use super::open::{begin, begin_external, choose, complete, complete_external, find, open, read, translate_source};
 pub use super::turn::turn;

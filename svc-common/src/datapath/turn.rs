@@ -45,14 +45,13 @@ pub(super) fn offer<A: Family, E: Env<A>>(
 /// Both translations of the packet in the scratch, whose entry is there too: turned around, and as for the stack.
 /// `false`: the connection was over; the packet begins another.
 #[inline(always)]
-pub fn turn<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) -> bool {
-    let Scratch { packet, entry, .. } = scratch;
+pub fn turn<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) -> bool {
+    let Scratch { packet, entry, turned, translation, .. } = &mut **scratch;
     let request = entry.role == flow::CLIENT;
     let (event, length, service) = (packet.event, packet.length, entry.service);
     let fresh = conntrack::is_fresh(env, entry, event, request);
-    scratch.turned = both_ends(packet, entry, request);
-    scratch.translation =
-        if request { request_to_backend(packet, entry) } else { reply_at_backend(packet, entry, false) };
+    *turned = both_ends(packet, entry, request);
+    *translation = if request { request_to_backend(packet, entry) } else { reply_at_backend(packet, entry, false) };
     if !fresh && !env.renew(scratch, event, request) && request {
         return false;
     }

@@ -6,14 +6,14 @@ use crate::verdict::Reason;
 
 use super::env::{Env, Family, FlowEntry as _};
 use super::turn::{both_ends, is_turned};
-use super::{Translation, classify, conntrack, renew};
+use super::{Translation, classify, conntrack, renew, step};
 
 /// A packet arrives by an uplink, at XDP. Everything but flows of the fast path is left to TC.
 ///
-/// With [`super::step::OPEN`] the connection in the scratch is not stored yet: the caller asks for the way of the tuple and
-/// calls [`Env::complete_external`].
+/// With [`step::OPEN`] the packet is in the scratch and begins a connection: the caller opens it by
+/// [`Env::begin_external`], asks for the way of the translation in the scratch, and calls [`Env::complete_external`].
 #[inline(always)]
-pub fn xdp<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>, ifindex: u32) -> Result<Translation<A>, Reason> {
+pub fn xdp<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>) -> Result<Translation<A>, Reason> {
     if packet.piece != Piece::Whole {
         return Err(Reason::LeftToStack);
     }
@@ -24,8 +24,7 @@ pub fn xdp<A: Family, E: Env<A>>(env: &E, packet: &Packet<A>, ifindex: u32) -> R
         }
         let mut scratch = env.scratch().ok_or(Reason::LeftToStack)?;
         scratch.packet = *packet;
-        env.begin_external(&mut scratch, ifindex)?;
-        return Ok(scratch.translation);
+        return Ok(Translation { tuple: packet.tuple, steps: step::OPEN, reason: Reason::Opened });
     };
     let entry = place.get();
     let request = (entry.flags & flow::LOW != 0) == from_low;

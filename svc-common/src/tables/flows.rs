@@ -119,8 +119,27 @@ pub struct FragmentKey<A> {
     pub id: u32,
     /// IP protocol number.
     pub protocol: u8,
+    /// In the map of held fragments, which of the datagram's this is, from 0; in the fragment map always 0.
+    pub place: u8,
     /// Always 0.
-    pub zero: [u8; 3],
+    pub zero: u16,
+}
+
+/// How many later fragments of one datagram can wait for its first.
+pub const HELD: u8 = 16;
+/// Number of bytes of the longest frame that can wait.
+pub const HELD_BYTES: usize = 2040;
+
+/// Value of the map of held fragments: a later fragment that came before the first of its datagram, as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes)]
+#[repr(C)]
+pub struct Held {
+    /// Number of bytes of the frame.
+    pub length: u32,
+    /// Its packet mark.
+    pub mark: u32,
+    /// The frame from its link header on.
+    pub bytes: [u8; HELD_BYTES],
 }
 
 /// Ports that the first fragment carried.

@@ -15,7 +15,10 @@ mod node;
 mod shapes;
 
 pub use counters::{BackendStats, Collected, ServiceRecord, Stats, backend_stats_index};
-pub use flows::{Affinity, AffinityKey, Flow, FlowKey, Fragment, FragmentKey, SocketFlow, SocketKey, flow, socket};
+pub use flows::{
+    Affinity, AffinityKey, Flow, FlowKey, Fragment, FragmentKey, HELD, HELD_BYTES, Held, SocketFlow, SocketKey, flow,
+    socket,
+};
 pub use frontends::{Algorithm, Backend, Frontend, FrontendKey, Rule, Sender, SlotRange, backend};
 pub use node::{
     Device, FILTER_BITS, FILTER_WORDS, Masked, Prefix, SERVICE_CIDRS, Settings, SourcePrefix, device, filter_bit,
@@ -67,9 +70,10 @@ entry! {
     Prefix<V6> = 20: u32, V6;
     SourcePrefix<V4> = 12: u32, u32, V4;
     SourcePrefix<V6> = 24: u32, u32, V6;
-    FragmentKey<V4> = 16: V4, V4, u32, u8, [u8; 3];
-    FragmentKey<V6> = 40: V6, V6, u32, u8, [u8; 3];
+    FragmentKey<V4> = 16: V4, V4, u32, u8, u8, u16;
+    FragmentKey<V6> = 40: V6, V6, u32, u8, u8, u16;
     Fragment = 8: Port, Port, u32;
+    Held = 2048: u32, u32, [u8; HELD_BYTES];
     Device = 24: u32, V4, V6;
     SocketKey<V4> = 16: [u32; 2], V4, Port, u8, u8;
     SocketKey<V6> = 28: [u32; 2], V6, Port, u8, u8;

@@ -4,7 +4,7 @@ use crate::net::{V4, V6};
 
 use super::{
     Affinity, AffinityKey, Backend, BackendStats, Device, FILTER_WORDS, Flow, FlowKey, Fragment, FragmentKey, Frontend,
-    FrontendKey, Prefix, ServiceRecord, Settings, SocketFlow, SocketKey, SourcePrefix, Stats,
+    FrontendKey, Held, Prefix, ServiceRecord, Settings, SocketFlow, SocketKey, SourcePrefix, Stats,
 };
 
 /// Kinds of BPF map that the datapath uses.
@@ -116,6 +116,10 @@ maps! {
     FRAGMENTS_V4: LruHash<FragmentKey<V4>, Fragment>(4_096), Programs;
     /// Ports of fragmented datagrams, IPv6.
     FRAGMENTS_V6: LruHash<FragmentKey<V6>, Fragment>(4_096), Programs;
+    /// Fragments that wait for the first of their datagram, IPv4.
+    HELD_V4: LruHash<FragmentKey<V4>, Held>(128), Programs;
+    /// Fragments that wait for the first of their datagram, IPv6.
+    HELD_V6: LruHash<FragmentKey<V6>, Held>(128), Programs;
     /// Translated sockets, IPv4.
     SOCKETS_V4: LruHash<SocketKey<V4>, SocketFlow<V4>>(32_768), Programs;
     /// Translated sockets, IPv6.

@@ -56,6 +56,8 @@ pub struct Config {
     pub hostile: bool,
     /// Segmentation and receive offloads of all devices.
     pub offloads: bool,
+    /// The tunnel between nodes has checksums of its own, which IPv4 does without by default.
+    pub tunnel_sums: bool,
     /// The nodes' uplinks can be sent to by XDP_TX: a veth takes such frames only while its other end has an XDP program
     /// too. It costs segmentation offload on these wires, so it is off unless XDP is what a test is about.
     pub xdp_wires: bool,
@@ -72,6 +74,7 @@ impl Default for Config {
             nodes: 2,
             hostile: true,
             offloads: true,
+            tunnel_sums: false,
             xdp_wires: false,
             keep: false,
             agent_args: Vec::new(),

@@ -141,7 +141,7 @@ fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Resul
         router.ip(&["link", "set", &port, "xdp", "pinned", &pin.to_string_lossy()])?;
     }
     if config.topology == Topology::Bridge {
-        build_bridge(&place, index + 1)?;
+        build_bridge(&place, index + 1, config)?;
         switch_offloads(&place, "cni0", config)?;
         switch_offloads(&place, "flannel.1", config)?;
     }
@@ -154,13 +154,14 @@ fn build_node(run: &Run, router: &Place, config: &Config, index: usize) -> Resul
 }
 
 /// The bridge of the pods and the tunnel to other nodes, with the names that Flannel uses.
-fn build_bridge(node: &Place, number: usize) -> Result<()> {
+fn build_bridge(node: &Place, number: usize, config: &Config) -> Result<()> {
+    let sums = if config.tunnel_sums { "udpcsum" } else { "" };
     node.ip_batch(&format!(
         "link add cni0 type bridge mcast_snooping 0\n\
          link set cni0 mtu {OVERLAY_MTU} up\n\
          addr add 10.244.{number}.1/24 dev cni0\n\
          addr add fd00:10:244:{number}::1/64 dev cni0\n\
-         link add flannel.1 address {mac} mtu {OVERLAY_MTU} type vxlan id 1 dev eth0 dstport 8472 nolearning\n\
+         link add flannel.1 address {mac} mtu {OVERLAY_MTU} type vxlan id 1 dev eth0 dstport 8472 nolearning {sums}\n\
          addr add 10.244.{number}.0/32 dev flannel.1\n\
          addr add fd00:10:244:{number}::/128 dev flannel.1\n\
          link set flannel.1 up\n",

@@ -10,6 +10,6 @@ mod wires;
 
 pub use frame::{Frame, Kind, Seen};
 pub use icmp::{quoted, too_big};
-pub use node::{Ended, Node};
+pub use node::{Ended, HOOKS, Node};
 pub use pieces::together;
 pub use wires::{GATEWAY_MAC, NODE_MAC, OTHER_MAC, Wires};

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
-use svc_agent::datapath::bpf::TestRun;
+use svc_agent::datapath::bpf::{TestRun, program_info};
+use svc_agent::datapath::trace::Trace;
 use svc_agent::datapath::{Globals, Hook, Maps, Programs, Sizes};
 use svc_common::net::{Address, Port, V4, V6};
 use svc_common::tables::{
@@ -19,6 +20,9 @@ const MARK: u32 = 0x4000;
 
 /// The loopback device: the only one that every namespace has, and the one that test runs use.
 const DEVICE: u32 = 1;
+
+/// The programs of a node.
+pub const HOOKS: [Hook; 4] = [Hook::TcIngress, Hook::TcEgress, Hook::XdpUplink, Hook::Gc];
 
 /// Tables and programs.
 pub struct Node {
@@ -61,9 +65,21 @@ impl Node {
     /// A node with addresses 192.0.2.1 and 2001:db8::1, pods in 10.1.0.0/16 and fd01::/16, and no Service.
     pub fn new() -> Self {
         let sizes = Sizes { services: 100, endpoints: 1000, flows: 10_000 };
-        let globals = Globals { hz: 250, mark: MARK, netns_cookie: 0, socket_all: false };
-        let hooks = [Hook::TcIngress, Hook::TcEgress, Hook::XdpUplink, Hook::Gc];
-        let (programs, maps) = Programs::load_private(sizes, &globals, &hooks).expect("the programs load");
+        let (programs, maps) = Programs::load_private(sizes, &Globals::TRIAL, &HOOKS).expect("the programs load");
+        Self::of(programs, maps)
+    }
+
+    /// A node that writes lines about what it does, and these lines.
+    pub fn traced() -> (Self, Trace) {
+        let sizes = Sizes { services: 100, endpoints: 1000, flows: 10_000 };
+        let globals = Globals { trace: true, ..Globals::TRIAL };
+        let (mut programs, maps) = Programs::load_private(sizes, &globals, &HOOKS).expect("the programs load");
+        let trace = programs.take_trace().expect("a ring for lines");
+        (Self::of(programs, maps), trace)
+    }
+
+    /// The node of loaded programs and their maps.
+    pub fn of(programs: Programs, maps: Maps) -> Self {
         let primary_v4 = V4::new([192, 0, 2, 1].into());
         let primary_v6 = V6::new("2001:db8::1".parse().expect("address"));
         let value = Settings {
@@ -180,6 +196,20 @@ impl Node {
     /// From now on packets arrive by this device.
     pub fn arrive_by(&mut self, index: u32) {
         self.device = index;
+    }
+
+    /// Names of the programs and their lengths in the kernel, in bytes.
+    pub fn translated_bytes(&self) -> Vec<(&'static str, u32)> {
+        let length = |hook| program_info(self.programs.fd(hook).expect("loaded")).expect("information").translated;
+        HOOKS.iter().map(|hook| (hook.name(), length(*hook))).collect()
+    }
+
+    /// A packet stands for a socket call.
+    pub fn call(&mut self, frame: &Frame) -> Ended {
+        if self.programs.fd(Hook::SocketProbe).is_err() {
+            self.programs.add(Hook::SocketProbe).expect("the program loads");
+        }
+        self.run(Hook::SocketProbe, &frame.bytes(), 0, 0)
     }
 
     /// A packet arrives by a device.

@@ -77,8 +77,8 @@ impl Machine {
         let globals = datapath::Globals {
             hz: probe::ticks_per_second()?,
             mark: flags.masquerade_mark(),
-            netns_cookie: 0,
             socket_all: true,
+            ..datapath::Globals::TRIAL
         };
         let (programs, maps) = Programs::load_private(Sizes { flows: FLOWS, ..sizes }, &globals, &HOOKS)?;
         let source = match &present {

@@ -411,6 +411,8 @@ pub struct ProgramInfo {
     pub name: String,
     /// Hash of its instructions.
     pub tag: [u8; 8],
+    /// Length of its instructions after the verifier has removed what cannot be reached, in bytes.
+    pub translated: u32,
 }
 
 /// What the kernel says about a program.
@@ -419,7 +421,7 @@ pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let words = info::<10>(program)?;
     let name: Vec<u8> = words[8..10].iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
     let name = String::from_utf8_lossy(&name).into_owned();
-    Ok(ProgramInfo { id: half(&words, 1), name, tag: words[1].to_ne_bytes() })
+    Ok(ProgramInfo { id: half(&words, 1), name, tag: words[1].to_ne_bytes(), translated: half(&words, 5) })
 }
 
 /// Opens a program by id.

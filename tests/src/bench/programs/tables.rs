@@ -78,12 +78,8 @@ pub(super) struct Bench {
 impl Bench {
     /// Loads `hooks` and writes that many services of both families, all with one backend.
     pub(super) fn new(services: u32, hooks: &[Hook], uplink: u32) -> Result<Self> {
-        let globals = Globals {
-            hz: probe::ticks_per_second()?,
-            mark: 0x4000,
-            netns_cookie: probe::netns_cookie()?,
-            socket_all: false,
-        };
+        let globals =
+            Globals { hz: probe::ticks_per_second()?, netns_cookie: probe::netns_cookie()?, ..Globals::TRIAL };
         let sizes = Sizes { services: services.max(1000), endpoints: 1000, flows: 100_000 };
         let (programs, maps) = Programs::load_private(sizes, &globals, hooks)?;
         let bench = Self { programs, maps };
