@@ -6,6 +6,7 @@
 //! every datagram, and always says its name and the address it saw as its peer: "NAME PEER".
 
 pub mod client;
+pub mod datagram;
 pub mod load;
 pub mod report;
 pub mod server;
@@ -13,14 +14,16 @@ pub mod stream;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::place::Place;
+use crate::lab::place::{Job, Place};
 use crate::lab::tool;
+pub use datagram::Heard;
 pub use report::Report;
 
 /// How long a load may take to its first answer.
@@ -109,6 +112,26 @@ pub fn hold(place: &Place, to: SocketAddr, connections: usize) -> Result<Load> {
 /// Starts one UDP flow that never pauses; its report says when which backend answered.
 pub fn flow(place: &Place, to: SocketAddr, socket: Socket) -> Result<Load> {
     Load::start(place, &["flow", &to.to_string(), socket.word()])
+}
+
+/// Starts an echo of datagrams in a place; `order` as in [`datagram::order`].
+pub fn echo(place: &Place, order: &str, at: &[SocketAddr], log: &Path) -> Result<Job> {
+    let mut args = vec!["echo".to_owned(), order.to_owned()];
+    args.extend(at.iter().map(ToString::to_string));
+    place.spawn(tool::sibling("lab-helper", "SVC_LAB_HELPER")?, &args, log)
+}
+
+/// Sends one datagram of so many bytes, in pieces of that order, and waits for it to come back.
+pub fn say(place: &Place, to: SocketAddr, bytes: usize, order: &str) -> Result<()> {
+    let helper = tool::sibling("lab-helper", "SVC_LAB_HELPER")?;
+    tool::output(place.command(helper).args(["say", &to.to_string(), &bytes.to_string(), order])).map(drop)
+}
+
+/// Sends one datagram with so many hops to live and waits for what is said about it.
+pub fn hear(place: &Place, to: SocketAddr, hops: u32, bytes: usize) -> Result<Heard> {
+    let helper = tool::sibling("lab-helper", "SVC_LAB_HELPER")?;
+    let args = ["hear", &to.to_string(), &hops.to_string(), &bytes.to_string()];
+    Heard::parse(&tool::output(place.command(helper).args(args))?)
 }
 
 fn run(place: &Place, args: &[&str]) -> Result<Report> {
