@@ -4,7 +4,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::net::{Address, Port};
-use crate::tuple::Tuple;
+use crate::tuple::{End, Tuple};
 
 /// Where a line was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,12 @@ impl Line {
     pub fn stay(&mut self) {
         self.after = self.before;
         (self.ports[2], self.ports[3]) = (self.ports[0], self.ports[1]);
+    }
+
+    /// Notes that it goes on to another destination.
+    #[inline(always)]
+    pub fn leads_to<A: Address>(&mut self, destination: &End<A>) {
+        (self.after[1], self.ports[3]) = (destination.addr.wide(), destination.port);
     }
 
     /// Notes how it goes on.

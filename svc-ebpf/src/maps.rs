@@ -6,6 +6,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use svc_common::datapath::scratch::Scratch;
+use svc_common::line::Line;
 use svc_common::net::{V4, V6};
 use svc_common::tables::{
     Affinity, AffinityKey, Backend, BackendStats, Device, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
@@ -72,3 +73,6 @@ pub(crate) static FRAME: PerCpuArray<Held> = PerCpuArray::with_max_entries(1, 0)
 /// Not 0 while fragments that have waited are sent on, on this CPU.
 #[map]
 pub(crate) static RELEASING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+/// The line about a socket call. Never pinned either.
+#[map]
+pub(crate) static CALL_LINE: PerCpuArray<Line> = PerCpuArray::with_max_entries(1, 0);

@@ -18,7 +18,7 @@ use crate::globals;
 use crate::packet::Skb;
 use crate::rewrite::{Wire, rewrite};
 use crate::tc;
-use crate::trace::{self, Named};
+use crate::trace;
 
 /// Verdicts of a socket program.
 const REFUSE: i32 = 0;
@@ -88,7 +88,7 @@ fn host(call: &SocketCall) -> Option<bool> {
 fn translate_v4(call: &SocketCall, translate: Translate<V4>) -> i32 {
     let Some(host) = host(call) else { return PROCEED };
     let asked = describe(call, host, call.bound_v4(), call.end_v4());
-    finish(call, &asked, translate(&Kernel, &asked), SocketCall::set_end_v4)
+    finish(call, translate(&Kernel, &asked), SocketCall::set_end_v4)
 }
 
 #[inline(always)]
@@ -98,45 +98,40 @@ fn translate_v6(call: &SocketCall, translate: Translate<V6>, mapped: Translate<V
     match unmapped(end) {
         Some(end) => {
             let asked = describe(call, host, call.bound_v4(), end);
-            finish(call, &asked, mapped(&Kernel, &asked), SocketCall::set_end_mapped)
+            finish(call, mapped(&Kernel, &asked), SocketCall::set_end_mapped)
         }
         None => {
             let asked = describe(call, host, call.bound_v6(), end);
-            finish(call, &asked, translate(&Kernel, &asked), SocketCall::set_end_v6)
+            finish(call, translate(&Kernel, &asked), SocketCall::set_end_v6)
         }
     }
 }
 
 #[inline(always)]
 fn describe<A: Family>(call: &SocketCall, host: bool, source: End<A>, destination: End<A>) -> Call<A> {
-    Call { cookie: call.cookie(), source, destination, protocol: call.protocol(), host }
+    let asked = Call { cookie: call.cookie(), source, destination, protocol: call.protocol(), host };
+    trace::call_begins(&asked);
+    asked
 }
 
 /// Carries out what was decided about a call.
 #[inline(always)]
-fn finish<A: Named>(
-    call: &SocketCall,
-    asked: &Call<A>,
-    result: Result<End<A>, Reason>,
-    set: fn(&SocketCall, End<A>),
-) -> i32 {
+fn finish<A: Family>(call: &SocketCall, result: Result<End<A>, Reason>, set: fn(&SocketCall, End<A>)) -> i32 {
     match result {
         Ok(end) => {
             set(call, end);
-            count_reason(Reason::SocketTranslated);
-            trace::call(asked, &end, Reason::SocketTranslated);
+            trace::call_leads_to(&end);
+            trace::call_ends(Reason::SocketTranslated);
             PROCEED
         }
         // Where the kernel cannot be told the error, the packet that follows is refused at TC.
         Err(reason) if reason.outcome() == Outcome::Reject && globals::can_refuse() => {
-            count_reason(reason);
-            trace::call(asked, &asked.destination, reason);
+            trace::call_ends(reason);
             call.fail_with(ECONNREFUSED);
             REFUSE
         }
         Err(_) => {
-            count_reason(Reason::SocketPassed);
-            trace::call(asked, &asked.destination, Reason::SocketPassed);
+            trace::call_ends(Reason::SocketPassed);
             PROCEED
         }
     }

@@ -18,6 +18,10 @@ use crate::run::root;
 const MEMORY: &[&str] = &["memcpy", "memmove", "memset"];
 /// Marks of a panic path, in mangled names.
 const PANICS: &[&str] = &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index_fail"];
+/// What a chain of calls may use of the kernel's stack, in bytes.
+const STACK: u64 = 512;
+/// Kernels before 6.8 round the share of each function up to this, newer ones to half of it.
+const STACK_STEP: u64 = 32;
 /// Room that a new budget has above what is needed now, in percent.
 const ROOM: u64 = 5;
 
@@ -25,6 +29,7 @@ const ROOM: u64 = 5;
 pub(super) fn check(object: &Path) -> Result<Vec<String>> {
     let graph = Graph::read(object)?;
     let mut problems = graph.forbidden();
+    problems.extend(graph.too_deep());
     let budget = read_budget()?;
     for (program, bytes) in graph.programs() {
         match budget.get(&program).and_then(|row| row.get("bytes")).and_then(Value::as_u64) {
@@ -72,6 +77,8 @@ struct Function {
     /// Programs stand in sections named after their hook, what they call in `.text`.
     program: bool,
     calls: BTreeSet<usize>,
+    /// Bytes below the frame pointer that it reads, writes, or takes the address of.
+    stack: u64,
 }
 
 /// Who calls whom.
@@ -96,6 +103,7 @@ impl Graph {
                 size: symbol.size(),
                 program: !section.name().is_ok_and(|name| name.starts_with(".text")),
                 calls: BTreeSet::new(),
+                stack: 0,
             }));
         }
         for section in file.sections() {
@@ -121,6 +129,11 @@ impl Graph {
             let here = at as u64;
             let (opcode, source) = (instruction[0], instruction[1] >> 4);
             let wide = opcode == WIDE_LOAD;
+            if let Some(depth) = depth(instruction)
+                && let Some(function) = self.function_at(section.index(), here)
+            {
+                self.0[function].stack = self.0[function].stack.max(depth);
+            }
             let immediate =
                 i64::from(i32::from_le_bytes([instruction[4], instruction[5], instruction[6], instruction[7]]));
             at += if wide { 16 } else { 8 };
@@ -171,6 +184,26 @@ impl Graph {
             .collect()
     }
 
+    /// The deepest chain of calls from a function on: bytes of the stack, and who is in it. The verifier allows no
+    /// recursion.
+    fn deepest(&self, from: usize) -> (u64, Vec<&str>) {
+        let function = &self.0[from];
+        let (below, mut chain) = function.calls.iter().map(|callee| self.deepest(*callee)).max().unwrap_or_default();
+        chain.insert(0, &function.name);
+        (function.stack.max(1).next_multiple_of(STACK_STEP) + below, chain)
+    }
+
+    /// Programs that need more stack than an older kernel grants.
+    fn too_deep(&self) -> Vec<String> {
+        let programs = (0..self.0.len()).filter(|index| self.0[*index].program);
+        let deepest = programs.map(|index| self.deepest(index)).filter(|(bytes, _)| *bytes > STACK);
+        deepest
+            .map(|(bytes, chain)| {
+                format!("{}: {bytes} bytes of stack, and {STACK} are all there is", chain.join(" > "))
+            })
+            .collect()
+    }
+
     /// Calls to byte loops, and panic paths.
     fn forbidden(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -194,6 +227,37 @@ impl Graph {
     }
 }
 
+/// How far below the frame pointer an instruction reaches, if it reads or writes there; if it makes a pointer into the
+/// frame, that counts from the pointer on.
+fn depth(instruction: &[u8]) -> Option<u64> {
+    let &[opcode, registers, low, high, ref immediate @ ..] = instruction else { return None };
+    let (target, source) = (registers & 15, registers >> 4);
+    let base = match opcode & CLASS {
+        LOAD => source,
+        STORE | STORE_REGISTER => target,
+        // What adds to a copy of the frame pointer: that of another pointer is positive.
+        _ if opcode == ADD => {
+            let added = i32::from_le_bytes(immediate.try_into().ok()?);
+            return u64::try_from(-i64::from(added)).ok().filter(|depth| *depth <= STACK);
+        }
+        _ => return None,
+    };
+    let offset = i64::from(i16::from_le_bytes([low, high]));
+    (base == FRAME_POINTER).then(|| u64::try_from(-offset).ok()).flatten()
+}
+
+/// The low bits of an opcode: its kind.
+const CLASS: u8 = 7;
+/// `BPF_LDX`
+const LOAD: u8 = 1;
+/// `BPF_ST`
+const STORE: u8 = 2;
+/// `BPF_STX`
+const STORE_REGISTER: u8 = 3;
+/// `BPF_ALU64 | BPF_ADD | BPF_K`
+const ADD: u8 = 0x07;
+/// `BPF_REG_FP`
+const FRAME_POINTER: u8 = 10;
 /// `BPF_LD | BPF_IMM | BPF_DW`, two slots: maps, and functions that are called back.
 const WIDE_LOAD: u8 = 0x18;
 /// `BPF_JMP | BPF_CALL`
@@ -205,7 +269,7 @@ const PSEUDO_CALL: u8 = 1;
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Function, Graph};
+    use super::{Function, Graph, depth};
 
     fn graph(functions: &[(&str, bool, &[usize])]) -> Graph {
         let function = |(index, (name, program, calls)): (usize, &(&str, bool, &[usize]))| Function {
@@ -215,6 +279,7 @@ mod tests {
             size: 100,
             program: *program,
             calls: calls.iter().copied().collect::<BTreeSet<_>>(),
+            stack: 0,
         };
         Graph(functions.iter().enumerate().map(function).collect())
     }
@@ -232,5 +297,26 @@ mod tests {
     fn panics_are_found() {
         let panics = graph(&[("tc", true, &[1]), ("_ZN4core9panicking5panic17hE", false, &[])]);
         assert_eq!(panics.forbidden(), ["_ZN4core9panicking5panic17hE: a panic path, called by tc"]);
+    }
+
+    #[test]
+    fn stacks_add_up_along_the_deepest_chain() {
+        let mut chains = graph(&[("tc", true, &[1, 2]), ("wide", false, &[]), ("narrow", false, &[1])]);
+        for (function, stack) in chains.0.iter_mut().zip([4, 256, 193]) {
+            function.stack = stack;
+        }
+        assert_eq!((chains.deepest(0).0, chains.too_deep()), (512, Vec::new()));
+        chains.0[2].stack = 225;
+        assert_eq!(chains.too_deep(), ["tc > narrow > wide: 544 bytes of stack, and 512 are all there is"]);
+    }
+
+    #[test]
+    fn what_reaches_below_the_frame_pointer_is_seen() {
+        // *(u64 *)(r10 - 8) = r1; r1 = *(u32 *)(r10 - 256); r2 += -40; r1 = *(u32 *)(r2 - 256); r2 += 40
+        assert_eq!(depth(&[0x7b, 0x1a, 0xf8, 0xff, 0, 0, 0, 0]), Some(8));
+        assert_eq!(depth(&[0x61, 0xa1, 0x00, 0xff, 0, 0, 0, 0]), Some(256));
+        assert_eq!(depth(&[0x07, 0x02, 0, 0, 0xd8, 0xff, 0xff, 0xff]), Some(40));
+        assert_eq!(depth(&[0x61, 0x21, 0x00, 0xff, 0, 0, 0, 0]), None);
+        assert_eq!(depth(&[0x07, 0x02, 0, 0, 40, 0, 0, 0]), None);
     }
 }
