@@ -27,32 +27,43 @@ pub(crate) struct Unknown {
 }
 
 /// Lists the fields of `node` that `shape` does not have.
-pub(crate) fn unknown(node: &Node, shape: &'static Shape) -> Vec<Unknown> {
+pub(crate) fn unknown(node: &Node<'_>, shape: &'static Shape) -> Vec<Unknown> {
     let mut found = Vec::new();
-    walk(node, shape, String::new(), shape, &mut found);
+    walk(node, shape, shape, &mut found);
     found
 }
 
-fn walk(node: &Node, shape: &'static Shape, path: String, root: &'static Shape, found: &mut Vec<Unknown>) {
+/// Paths are made on the way back, where something was found: nearly always nothing is.
+fn walk(node: &Node<'_>, shape: &'static Shape, root: &'static Shape, found: &mut Vec<Unknown>) {
     match (&node.value, shape) {
         (Value::Map(entries), Map(fields)) => {
             for entry in entries {
-                let path = if path.is_empty() { entry.name.clone() } else { format!("{path}.{}", entry.name) };
+                let before = found.len();
                 match fields.iter().find(|(name, _)| *name == entry.name) {
-                    Some((_, shape)) => walk(&entry.value, shape, path, root, found),
+                    Some((_, shape)) => walk(&entry.value, shape, root, found),
                     None => {
                         let hint = hint(&entry.name, fields, root);
-                        found.push(Unknown { line: entry.line, path, hint });
+                        found.push(Unknown { line: entry.line, path: String::new(), hint });
                     }
                 }
+                found[before..].iter_mut().for_each(|unknown| unknown.lies_below(&entry.name));
             }
         }
         (Value::List(items), Each(shape)) => {
             for (index, item) in items.iter().enumerate() {
-                walk(item, shape, format!("{path}[{index}]"), root, found);
+                let before = found.len();
+                walk(item, shape, root, found);
+                found[before..].iter_mut().for_each(|unknown| unknown.lies_below(&format!("[{index}]")));
             }
         }
         _ => {}
+    }
+}
+
+impl Unknown {
+    fn lies_below(&mut self, step: &str) {
+        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        self.path = format!("{step}{dot}{}", self.path);
     }
 }
 

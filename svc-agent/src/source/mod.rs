@@ -1,7 +1,8 @@
 //! Where objects come from: the API server, or a directory of manifests. Both yield the same [`crate::model::Event`]s.
 //!
 //! - `wire` knows the shape of the objects as Kubernetes writes them and turns them into those of the model;
-//! - `tree` and `fields` read YAML and JSON, and know on which line a field stands and how it is spelled;
+//! - `tree` and `fields` read YAML and JSON, and know on which line a field stands and how it is spelled; `block` is the
+//!   fast way for the YAML that is usually written;
 //! - [`manifest`] reads files and directories once, [`directory`] watches them;
 //! - [`kubernetes`] follows the API server;
 //! - [`Contact`] says whether the API server is heard;
@@ -10,6 +11,7 @@
 //! Nothing here knows what becomes of an object.
 
 mod allocate;
+mod block;
 mod contact;
 pub mod directory;
 pub(crate) mod fields;

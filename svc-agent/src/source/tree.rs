@@ -3,6 +3,7 @@
 //! The tree exists because a person who wrote a manifest wants to hear "line 12: spec.ports[0].port", also for what is
 //! found wrong after decoding, and because unknown fields are told apart from unusable ones.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
@@ -10,31 +11,33 @@ use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer as _, MapA
 use serde::forward_to_deserialize_any;
 use serde_saphyr::Spanned;
 
+use super::block;
+
 /// A value and the line on which it begins.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Node {
+pub(crate) struct Node<'a> {
     pub(crate) line: usize,
-    pub(crate) value: Value,
+    pub(crate) value: Value<'a>,
 }
 
 /// What a document is made of.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
     Int(i64),
     Float(f64),
-    Text(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
+    Text(Cow<'a, str>),
+    List(Vec<Node<'a>>),
+    Map(Vec<Entry<'a>>),
 }
 
 /// One field of a map; the line is that of its name.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<'a> {
     pub(crate) line: usize,
-    pub(crate) name: String,
-    pub(crate) value: Node,
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) value: Node<'a>,
 }
 
 /// Why text could not be read, or a tree not be decoded.
@@ -47,9 +50,14 @@ pub(crate) struct TreeError {
     pub(crate) text: String,
 }
 
-impl Node {
+impl<'a> Node<'a> {
     /// Reads one YAML document (JSON is YAML).
-    pub(crate) fn parse(text: &str) -> Result<Self, TreeError> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, TreeError> {
+        block::read(text).map_or_else(|| Self::parse_all(text), Ok)
+    }
+
+    /// As [`Self::parse`], by a parser that knows all of YAML.
+    pub(super) fn parse_all(text: &'a str) -> Result<Self, TreeError> {
         let mut options = serde_saphyr::Options::default();
         // The limits are against hostile input from elsewhere; these files are the operator's own, and a List of a
         // whole cluster has millions of events. Anchors keep their limits.
@@ -59,7 +67,7 @@ impl Node {
             budget.max_total_scalar_bytes = usize::MAX;
         }
         options.emit_comments = false;
-        match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
+        match serde_saphyr::from_str_with_options::<Spanned<Value<'_>>>(text, options) {
             Ok(root) => Ok(Self::from_spanned(root)),
             Err(error) => {
                 let line = error.location().map_or(0, |location| location.line() as usize);
@@ -77,21 +85,21 @@ impl Node {
             serde_json::Value::Number(number) => {
                 number.as_i64().map_or_else(|| Value::Float(number.as_f64().unwrap_or(f64::NAN)), Value::Int)
             }
-            serde_json::Value::String(text) => Value::Text(text),
+            serde_json::Value::String(text) => Value::Text(Cow::Owned(text)),
             serde_json::Value::Array(items) => {
                 Value::List(items.into_iter().map(|item| Self::from_json(item, line)).collect())
             }
             serde_json::Value::Object(fields) => Value::Map(
                 fields
                     .into_iter()
-                    .map(|(name, value)| Entry { line, name, value: Self::from_json(value, line) })
+                    .map(|(name, value)| Entry { line, name: Cow::Owned(name), value: Self::from_json(value, line) })
                     .collect(),
             ),
         };
         Self { line, value }
     }
 
-    fn from_spanned(spanned: Spanned<Value>) -> Self {
+    fn from_spanned(spanned: Spanned<Value<'a>>) -> Self {
         Self { line: spanned.referenced.line() as usize, value: spanned.value }
     }
 
@@ -144,55 +152,58 @@ fn one_line(text: &str) -> String {
     line.split(" at line ").next().unwrap_or(line).to_owned()
 }
 
-impl<'de> serde::Deserialize<'de> for Value {
+impl<'de> serde::Deserialize<'de> for Value<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Tree;
 
         impl<'de> Visitor<'de> for Tree {
-            type Value = Value;
+            type Value = Value<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("YAML")
             }
-            fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+            fn visit_unit<E: de::Error>(self) -> Result<Value<'de>, E> {
                 Ok(Value::Null)
             }
-            fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+            fn visit_none<E: de::Error>(self) -> Result<Value<'de>, E> {
                 Ok(Value::Null)
             }
-            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
                 deserializer.deserialize_any(self)
             }
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value<'de>, E> {
                 Ok(Value::Bool(value))
             }
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value<'de>, E> {
                 Ok(Value::Int(value))
             }
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value<'de>, E> {
                 Ok(i64::try_from(value).map_or(Value::Float(value as f64), Value::Int))
             }
-            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value<'de>, E> {
                 Ok(Value::Float(value))
             }
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
-                Ok(Value::Text(value.to_owned()))
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Value<'de>, E> {
+                Ok(Value::Text(Cow::Owned(value.to_owned())))
             }
-            fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
-                Ok(Value::Text(value))
+            fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<Value<'de>, E> {
+                Ok(Value::Text(Cow::Borrowed(value)))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+            fn visit_string<E: de::Error>(self, value: String) -> Result<Value<'de>, E> {
+                Ok(Value::Text(Cow::Owned(value)))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value<'de>, A::Error> {
                 let mut items = Vec::new();
-                while let Some(item) = seq.next_element::<Spanned<Value>>()? {
+                while let Some(item) = seq.next_element::<Spanned<Value<'de>>>()? {
                     items.push(Node::from_spanned(item));
                 }
                 Ok(Value::List(items))
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(name) = map.next_key::<Spanned<String>>()? {
                     let value = Node::from_spanned(map.next_value()?);
-                    entries.push(Entry { line: name.referenced.line() as usize, name: name.value, value });
+                    entries.push(Entry { line: name.referenced.line() as usize, name: Cow::Owned(name.value), value });
                 }
                 Ok(Value::Map(entries))
             }
@@ -220,7 +231,7 @@ impl fmt::Display for TreeError {
 
 impl TreeError {
     /// The error as seen from one level further out.
-    fn below(mut self, step: &str, line: usize, node: &Node) -> Self {
+    fn below(mut self, step: &str, line: usize, node: &Node<'_>) -> Self {
         if self.line == 0 {
             self.line = if node.is_scalar() { node.line } else { line };
             if self.text.ends_with("expected a string")
@@ -235,7 +246,7 @@ impl TreeError {
     }
 }
 
-impl<'de> Deserializer<'de> for &'de Node {
+impl<'de> Deserializer<'de> for &'de Node<'_> {
     type Error = TreeError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TreeError> {
@@ -261,7 +272,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 }
 
 struct Items<'de> {
-    items: std::slice::Iter<'de, Node>,
+    items: std::slice::Iter<'de, Node<'de>>,
     index: usize,
 }
 
@@ -277,8 +288,8 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 }
 
 struct Fields<'de> {
-    entries: std::slice::Iter<'de, Entry>,
-    value: Option<&'de Entry>,
+    entries: std::slice::Iter<'de, Entry<'de>>,
+    value: Option<&'de Entry<'de>>,
 }
 
 impl<'de> MapAccess<'de> for Fields<'de> {
@@ -287,7 +298,7 @@ impl<'de> MapAccess<'de> for Fields<'de> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, TreeError> {
         let Some(entry) = self.entries.next() else { return Ok(None) };
         self.value = Some(entry);
-        let name: StrDeserializer<'_, TreeError> = entry.name.as_str().into_deserializer();
+        let name: StrDeserializer<'_, TreeError> = (*entry.name).into_deserializer();
         seed.deserialize(name).map(Some)
     }
 

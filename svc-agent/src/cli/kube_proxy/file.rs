@@ -45,10 +45,10 @@ impl File {
         Ok(file)
     }
 
-    fn walk(&mut self, node: &Node, path: &str) {
+    fn walk(&mut self, node: &Node<'_>, path: &str) {
         let Value::Map(entries) = &node.value else { return };
         for entry in entries {
-            let path = if path.is_empty() { entry.name.clone() } else { format!("{path}.{}", entry.name) };
+            let path = if path.is_empty() { entry.name.to_string() } else { format!("{path}.{}", entry.name) };
             if let Some((known, meaning)) = FIELDS.iter().find(|(known, _)| *known == path) {
                 self.leaf(known, *meaning, entry.line, &entry.value);
             } else if FIELDS.iter().any(|(known, _)| below(known, &path).is_some()) {
@@ -62,7 +62,7 @@ impl File {
         }
     }
 
-    fn leaf(&mut self, path: &'static str, meaning: Meaning, line: usize, node: &Node) {
+    fn leaf(&mut self, path: &'static str, meaning: Meaning, line: usize, node: &Node<'_>) {
         let value = text(node);
         // What kubeadm and others write out although nobody has asked for it.
         if matches!(value.as_str(), "" | "0" | "0s" | "false")
@@ -125,7 +125,7 @@ fn below<'a>(path: &'a str, parent: &str) -> Option<&'a str> {
 }
 
 /// A value on one line.
-fn text(node: &Node) -> String {
+fn text(node: &Node<'_>) -> String {
     match &node.value {
         Value::Null => String::new(),
         Value::Bool(value) => value.to_string(),

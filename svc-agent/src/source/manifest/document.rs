@@ -71,7 +71,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn read<'n>(roots: impl Iterator<Item = &'n Node>, names: &'a mut Interner) -> Document {
+    fn read<'n>(roots: impl Iterator<Item = &'n Node<'n>>, names: &'a mut Interner) -> Document {
         let mut reader = Self { names, document: Document::default() };
         roots.for_each(|root| reader.document(root));
         reader.document
@@ -87,14 +87,14 @@ impl<'a> Reader<'a> {
         self.document.broken = true;
     }
 
-    fn document(&mut self, root: &Node) {
+    fn document(&mut self, root: &Node<'_>) {
         if root.value == Value::Null {
             return;
         }
         self.object(root, root.text("apiVersion"), root.text("kind"));
     }
 
-    fn object(&mut self, node: &Node, api_version: Option<&str>, kind: Option<&str>) {
+    fn object(&mut self, node: &Node<'_>, api_version: Option<&str>, kind: Option<&str>) {
         let Value::Map(_) = node.value else {
             return self.refuse(node.line, "not an object: it should begin with apiVersion and kind");
         };
@@ -141,7 +141,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Another kind: passed over, unless it is one of ours misspelt.
-    fn other(&mut self, node: &Node, group: &str, api_version: &str, kind: &str) {
+    fn other(&mut self, node: &Node<'_>, group: &str, api_version: &str, kind: &str) {
         let line = node.line_of("kind");
         if let Some((right, _)) = READ.iter().find(|(_, known)| *known == kind)
             && (group.is_empty() || *right == "discovery.k8s.io")
@@ -159,28 +159,30 @@ impl<'a> Reader<'a> {
 
     fn take<W: for<'de> Deserialize<'de>>(
         &mut self,
-        node: &Node,
+        node: &Node<'_>,
         kind: &'static str,
         shape: &'static Shape,
         read: impl FnOnce(W, &mut Interner) -> (Parsed, Vec<Problem>),
     ) {
-        let who = who(node, kind);
+        let who = || who(node, kind);
         for unknown in fields::unknown(node, shape) {
-            self.warn(unknown.line, format_args!("{who}: unknown field {}: {}", unknown.path, unknown.hint));
+            self.warn(unknown.line, format_args!("{}: unknown field {}: {}", who(), unknown.path, unknown.hint));
         }
         if node.get("metadata").and_then(|meta| meta.text("name")).is_none_or(str::is_empty) {
-            return self
-                .refuse(node.line_of("metadata.name"), format_args!("{who}: metadata.name is missing or no string"));
+            return self.refuse(
+                node.line_of("metadata.name"),
+                format_args!("{}: metadata.name is missing or no string", who()),
+            );
         }
         let wire = match W::deserialize(node) {
             Ok(wire) => wire,
-            Err(error) => return self.refuse(error.line, format_args!("{who}: {}", explained(&error))),
+            Err(error) => return self.refuse(error.line, format_args!("{}: {}", who(), explained(&error))),
         };
         let (parsed, problems) = read(wire, self.names);
         if !problems.is_empty() {
             let line = problems.first().map_or(node.line, |problem| node.line_of(&problem.path));
             let texts: Vec<_> = problems.iter().map(|problem| format!("{} {}", problem.path, problem.text)).collect();
-            return self.refuse(line, format_args!("{who}: {}", texts.join("; ")));
+            return self.refuse(line, format_args!("{}: {}", who(), texts.join("; ")));
         }
         self.document.objects.push((node.line, parsed));
     }
@@ -198,7 +200,7 @@ fn explained(error: &TreeError) -> String {
 }
 
 /// Kind and name for messages.
-fn who(node: &Node, kind: &str) -> String {
+fn who(node: &Node<'_>, kind: &str) -> String {
     let meta = node.get("metadata").and_then(|meta| Meta::deserialize(meta).ok()).unwrap_or_default();
     if meta.name.as_deref().unwrap_or_default().is_empty() {
         return format!("{kind} without a name");
@@ -208,7 +210,7 @@ fn who(node: &Node, kind: &str) -> String {
 }
 
 /// The items of a list, and their kind if the list tells it.
-fn list<'a>(node: &'a Node, group: &str, kind: &'a str) -> Option<(Option<&'a str>, &'a [Node])> {
+fn list<'a>(node: &'a Node<'a>, group: &str, kind: &'a str) -> Option<(Option<&'a str>, &'a [Node<'a>])> {
     let item_kind = kind.strip_suffix("List")?;
     let item_kind = if item_kind.is_empty() { None } else { Some(item_kind) };
     let ours = item_kind.is_none_or(|kind| READ.contains(&(group, kind)));
@@ -220,7 +222,7 @@ fn list<'a>(node: &'a Node, group: &str, kind: &'a str) -> Option<(Option<&'a st
 }
 
 /// JSON, also with several objects one after another.
-fn json_documents(text: &str) -> Option<Vec<Node>> {
+fn json_documents(text: &str) -> Option<Vec<Node<'static>>> {
     if !text.trim_start().starts_with('{') {
         return None;
     }
