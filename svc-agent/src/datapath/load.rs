@@ -1,10 +1,13 @@
 //! The kernel object: embedded in the agent, loaded onto the maps of a datapath.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use aya::maps::Map;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
@@ -127,35 +130,26 @@ fn switch(on: bool) -> &'static u32 {
     if on { &1 } else { &0 }
 }
 
-/// The loaded programs. Dropping them unloads what no link holds.
-#[derive(Debug)]
-pub struct Programs {
+/// The object, bound to maps and configuration: programs can be loaded from it. It is large, and needed no longer than
+/// that takes.
+pub struct Object {
     object: Ebpf,
+    /// The programs write lines, and nobody has taken the ring yet.
+    trace: bool,
 }
 
-impl Programs {
-    /// Loads `hooks` onto the maps that [`Maps::open_or_create`] has pinned below `bpffs`.
-    pub fn load_pinned(bpffs: &Path, globals: &Globals, hooks: &[Hook]) -> anyhow::Result<Self> {
+impl Object {
+    /// On the maps that [`Maps::open_or_create`] has pinned below `bpffs`.
+    pub fn on_pinned(bpffs: &Path, globals: &Globals) -> anyhow::Result<Self> {
         let dir = maps::map_dir(bpffs);
         let mut loader = EbpfLoader::new();
         for shape in MAPS {
             loader.map_pin_path(shape.name, dir.join(shape.name));
         }
-        Self::load(loader, globals, hooks)
+        Self::bind(loader, globals)
     }
 
-    /// Loads `hooks` onto maps of their own: nothing is pinned, and all of it goes with the process.
-    pub fn load_private(sizes: Sizes, globals: &Globals, hooks: &[Hook]) -> anyhow::Result<(Self, Maps)> {
-        let mut loader = EbpfLoader::new();
-        for shape in MAPS {
-            loader.map_max_entries(shape.name, maps::entries(shape, sizes));
-        }
-        let programs = Self::load(loader, globals, hooks)?;
-        let maps = Maps::private(programs.map_fds()?, sizes)?;
-        Ok((programs, maps))
-    }
-
-    fn load<'a>(mut loader: EbpfLoader<'a>, globals: &'a Globals, hooks: &[Hook]) -> anyhow::Result<Self> {
+    fn bind<'a>(mut loader: EbpfLoader<'a>, globals: &'a Globals) -> anyhow::Result<Self> {
         if OBJECT.is_empty() {
             bail!("this svc-agent was built without its kernel object; run cargo xtask build-ebpf and build it again");
         }
@@ -173,27 +167,48 @@ impl Programs {
         trace::switch(&mut loader, globals.trace);
         let object =
             loader.load(OBJECT).context("the kernel refuses the object; svc-agent doctor says what is missing")?;
-        let mut programs = Self { object };
-        for hook in hooks {
-            programs.add(*hook)?;
-        }
-        Ok(programs)
+        Ok(Self { object, trace: globals.trace })
     }
 
-    /// Loads one more program.
-    pub fn add(&mut self, hook: Hook) -> anyhow::Result<()> {
-        let program = self.program_mut(hook)?;
-        match program {
-            Program::SchedClassifier(program) => program.load(),
-            Program::Xdp(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            _ => bail!("program {} of the object is of an unknown type", hook.name()),
+    /// Loads programs, as many at a time as there are processors: the verifier takes a tenth of a second and more for
+    /// each. The second value is what was refused.
+    pub fn load(&mut self, hooks: &[Hook]) -> (Programs, Vec<(Hook, anyhow::Error)>) {
+        let mut wanted: HashMap<&str, &mut Program> = self.object.programs_mut().collect();
+        let mut queue = Vec::new();
+        let (mut programs, mut refused) = (Programs::default(), Vec::new());
+        for hook in hooks.iter().rev() {
+            match wanted.remove(hook.name()) {
+                Some(program) => queue.push((*hook, program)),
+                None => refused.push((*hook, anyhow!("the object has no program {}", hook.name()))),
+            }
         }
-        .with_context(|| format!("the kernel refuses program {}", hook.name()))
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(queue.len());
+        let queue = Mutex::new(queue);
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let work = || {
+            let mut done = Vec::new();
+            while let Some((hook, program)) = next() {
+                done.push((hook, verify(hook, program)));
+            }
+            done
+        };
+        let done = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            let join = |worker: ScopedJoinHandle<'_, _>| worker.join().unwrap_or_else(|panic| resume_unwind(panic));
+            workers.into_iter().flat_map(join).collect::<Vec<_>>()
+        });
+        for (hook, loaded) in done {
+            match loaded {
+                Ok(fd) => drop(programs.fds.insert(hook, fd)),
+                Err(error) => refused.push((hook, error)),
+            }
+        }
+        (programs, refused)
     }
 
-    fn program_mut(&mut self, hook: Hook) -> anyhow::Result<&mut Program> {
-        self.object.program_mut(hook.name()).with_context(|| format!("the object has no program {}", hook.name()))
+    /// The lines that the programs write; once, and only if [`Globals::trace`] asks for them.
+    pub fn take_trace(&mut self) -> anyhow::Result<Option<Trace>> {
+        std::mem::take(&mut self.trace).then(|| Trace::of(&mut self.object)).transpose()
     }
 
     /// Descriptors of the maps that the loader made, by name.
@@ -213,18 +228,64 @@ impl Programs {
         }
         Ok(fds)
     }
+}
+
+fn verify(hook: Hook, program: &mut Program) -> anyhow::Result<OwnedFd> {
+    let unknown = || anyhow!("program {} of the object is of an unknown type", hook.name());
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => return Err(unknown()),
+    }
+    .with_context(|| format!("the kernel refuses program {}", hook.name()))?;
+    let fd = match program {
+        Program::SchedClassifier(program) => program.fd(),
+        Program::Xdp(program) => program.fd(),
+        Program::CgroupSockAddr(program) => program.fd(),
+        _ => return Err(unknown()),
+    };
+    let fd = fd.with_context(|| format!("program {}", hook.name()))?;
+    Ok(fd.as_fd().try_clone_to_owned()?)
+}
+
+/// The loaded programs. Dropping them unloads what no link holds.
+#[derive(Default)]
+pub struct Programs {
+    fds: BTreeMap<Hook, OwnedFd>,
+    trace: Option<Trace>,
+}
+
+impl Programs {
+    /// Loads `hooks` onto maps of their own: nothing is pinned, and all of it goes with the process.
+    pub fn load_private(sizes: Sizes, globals: &Globals, hooks: &[Hook]) -> anyhow::Result<(Self, Maps)> {
+        let mut loader = EbpfLoader::new();
+        for shape in MAPS {
+            loader.map_max_entries(shape.name, maps::entries(shape, sizes));
+        }
+        let mut object = Object::bind(loader, globals)?;
+        let (mut programs, refused) = object.load(hooks);
+        if let Some((_, error)) = refused.into_iter().next() {
+            return Err(error);
+        }
+        programs.trace = object.take_trace()?;
+        let maps = Maps::private(object.map_fds()?, sizes)?;
+        Ok((programs, maps))
+    }
+
+    /// Takes others in.
+    pub fn extend(&mut self, others: Self) {
+        self.fds.extend(others.fds);
+    }
+
+    /// Whether a program is among them.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.fds.contains_key(&hook)
+    }
 
     /// The descriptor of a loaded program.
     pub fn fd(&self, hook: Hook) -> anyhow::Result<BorrowedFd<'_>> {
-        let program =
-            self.object.program(hook.name()).with_context(|| format!("the object has no program {}", hook.name()))?;
-        let fd = match program {
-            Program::SchedClassifier(program) => program.fd(),
-            Program::Xdp(program) => program.fd(),
-            Program::CgroupSockAddr(program) => program.fd(),
-            _ => bail!("program {} of the object is of an unknown type", hook.name()),
-        };
-        Ok(fd.with_context(|| format!("program {}", hook.name()))?.as_fd())
+        Ok(self.fds.get(&hook).with_context(|| format!("program {} is not loaded", hook.name()))?.as_fd())
     }
 
     /// How many instructions the verifier has walked to accept a loaded program; `None` where the kernel does not say
@@ -235,9 +296,9 @@ impl Programs {
         Ok(text.lines().find_map(|line| line.strip_prefix("verified_insns:")?.trim().parse().ok()))
     }
 
-    /// The lines that the programs write; once, and only if they were loaded with [`Globals::trace`].
+    /// The lines that programs on maps of their own write; once, and only if they were loaded with [`Globals::trace`].
     pub fn take_trace(&mut self) -> anyhow::Result<Trace> {
-        Trace::of(&mut self.object)
+        self.trace.take().context("the programs were loaded without lines")
     }
 
     /// Runs a program on a packet of one's own.

@@ -8,7 +8,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use anyhow::{Context as _, bail};
 use svc_common::net::{V4, V6};
@@ -139,38 +142,42 @@ pub fn map_dir(bpffs: &Path) -> PathBuf {
 }
 
 impl Maps {
-    /// Opens the pinned maps, and makes and pins those that are missing. The second value says, one line each, which
-    /// maps keep another size than the one asked for.
-    pub fn open_or_create(bpffs: &Path, sizes: Sizes) -> anyhow::Result<(Self, Vec<String>)> {
+    /// Opens the pinned maps, and makes and pins those that are missing, several at a time: the kernel clears the memory
+    /// of each.
+    pub fn open_or_create(bpffs: &Path, sizes: Sizes) -> anyhow::Result<Opened> {
         let dir = map_dir(bpffs);
         fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make {}; is a BPF file system mounted there?", dir.display()))?;
+        let next = AtomicUsize::new(0);
+        let work = || -> anyhow::Result<Vec<_>> {
+            let mut done = Vec::new();
+            while let Some(shape) = MAPS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push((shape, provide(&dir, shape, kernel_shape(shape, sizes))?));
+            }
+            Ok(done)
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAPS.len());
+        let done = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            let join = |worker: ScopedJoinHandle<'_, _>| worker.join().unwrap_or_else(|panic| resume_unwind(panic));
+            workers.into_iter().map(join).collect::<anyhow::Result<Vec<_>>>()
+        })?;
         let mut fds = HashMap::new();
-        let mut remarks = Vec::new();
-        for shape in MAPS {
-            let wanted = kernel_shape(shape, sizes);
-            let path = dir.join(shape.name);
-            let fd = match open_checked(&path, wanted)? {
-                Some((fd, entries)) => {
-                    if entries != wanted.entries {
-                        remarks.push(format!(
-                            "map {} keeps its {entries} entries ({} asked for): the size of a table in use is changed \
-                             only after svc-agent cleanup",
-                            shape.name, wanted.entries
-                        ));
-                    }
-                    fd
-                }
-                None => {
-                    let fd = create(shape.name, wanted)?;
-                    bpf::pin(fd.as_fd(), &path)
-                        .with_context(|| format!("cannot pin {}; is it on a BPF file system?", path.display()))?;
-                    fd
-                }
-            };
+        let (mut remarks, mut fresh) = (Vec::new(), true);
+        for (shape, (fd, kept)) in done.into_iter().flatten() {
+            fresh &= kept.is_none();
+            let asked = entries(shape, sizes);
+            if let Some(entries) = kept.filter(|entries| *entries != asked) {
+                remarks.push(format!(
+                    "map {} keeps its {entries} entries ({asked} asked for): the size of a table in use is changed \
+                     only after svc-agent cleanup",
+                    shape.name
+                ));
+            }
             fds.insert(shape.name, fd);
         }
-        Ok((Self::assemble(fds)?, remarks))
+        remarks.sort();
+        Ok(Opened { maps: Self::assemble(fds)?, remarks, fresh })
     }
 
     /// Opens the pinned maps of an agent that may be running or dead.
@@ -202,6 +209,29 @@ impl Maps {
         }
         Self::assemble(made)
     }
+}
+
+/// The maps of a datapath that is to go on.
+#[derive(Debug)]
+pub struct Opened {
+    /// All of them.
+    pub maps: Maps,
+    /// Which maps keep another size than the one asked for, one line each.
+    pub remarks: Vec<String>,
+    /// All of them are new, and empty.
+    pub fresh: bool,
+}
+
+/// Opens a pinned map, or makes and pins it. The second value is the size of one that was there.
+fn provide(dir: &Path, shape: &MapShape, wanted: bpf::MapShape) -> anyhow::Result<(OwnedFd, Option<u32>)> {
+    let path = dir.join(shape.name);
+    if let Some((fd, entries)) = open_checked(&path, wanted)? {
+        return Ok((fd, Some(entries)));
+    }
+    let fd = create(shape.name, wanted)?;
+    bpf::pin(fd.as_fd(), &path)
+        .with_context(|| format!("cannot pin {}; is it on a BPF file system?", path.display()))?;
+    Ok((fd, None))
 }
 
 fn create(name: &str, shape: bpf::MapShape) -> anyhow::Result<OwnedFd> {

@@ -48,6 +48,6 @@ pub mod trace;
 pub mod writer;
 
 pub use links::Links;
-pub use load::{Globals, Hook, Programs};
+pub use load::{Globals, Hook, Object, Programs};
 pub use maps::{Maps, Sizes};
 pub use writer::Writer;

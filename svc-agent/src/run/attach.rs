@@ -7,19 +7,56 @@ use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
 use svc_common::tables::{Device, device};
+use tokio::sync::mpsc;
 
 use crate::cli::flags::{FastPath, Flags, SocketLb, TcHook};
 use crate::datapath::devices::{Role, Served};
 use crate::datapath::gc::Gc;
 use crate::datapath::links::{Attached, Links, XdpMode};
 use crate::datapath::trace::Trace;
-use crate::datapath::{Globals, Hook, Maps, Programs, pins, probe};
+use crate::datapath::{Globals, Hook, Maps, Object, Programs, pins, probe};
+
+/// Programs that are ready to be put in place.
+pub(super) enum Loaded {
+    /// Those of TC, without which nothing is served and which are enough by themselves; and the lines of all programs, if
+    /// they write any.
+    Tc(Programs, Option<Trace>),
+    /// All others.
+    Rest(Programs),
+}
+
+/// Loads the programs onto the pinned maps, and hands them on as they come.
+pub(super) fn load(flags: &Flags, done: &mpsc::Sender<Loaded>) -> anyhow::Result<()> {
+    let globals = Globals {
+        hz: probe::ticks_per_second().context("cannot find out the length of a tick")?,
+        mark: flags.masquerade_mark(),
+        netns_cookie: probe::netns_cookie().context("cannot find out the cookie of this network namespace")?,
+        socket_all: flags.socket_lb == SocketLb::All,
+        hold_fragments: true,
+        trace: flags.trace,
+    };
+    let mut object = Object::on_pinned(&flags.bpffs, &globals)?;
+    let (programs, refused) = object.load(&[Hook::TcIngress, Hook::TcEgress]);
+    if let Some((_, error)) = refused.into_iter().next() {
+        return Err(error);
+    }
+    // Nobody listens only when the agent is ending.
+    let _ = done.blocking_send(Loaded::Tc(programs, object.take_trace()?));
+    let xdp = matches!(flags.external_fast_path, FastPath::Auto | FastPath::Xdp);
+    let sockets = Hook::SOCKET.iter().map(|(hook, _)| *hook).filter(|_| flags.socket_lb != SocketLb::Off);
+    let others: Vec<_> = [Hook::XdpUplink].into_iter().filter(|_| xdp).chain(sockets).chain([Hook::Gc]).collect();
+    let (programs, refused) = object.load(&others);
+    // A kernel that refuses one of these is served without it.
+    for (hook, error) in refused {
+        tracing::error!("this node is served without {}: {error:#}", hook.name());
+    }
+    let _ = done.blocking_send(Loaded::Rest(programs));
+    Ok(())
+}
 
 /// The loaded programs and where they hang.
 pub(super) struct Attachments {
     programs: Programs,
-    /// Those that are loaded besides the TC programs.
-    loaded: BTreeSet<Hook>,
     links: Links,
     fast_path: FastPath,
     served: BTreeMap<u32, Device>,
@@ -30,31 +67,10 @@ pub(super) struct Attachments {
 }
 
 impl Attachments {
-    /// Loads the programs onto the pinned maps.
-    pub(super) fn load(flags: &Flags) -> anyhow::Result<Self> {
-        let xdp = matches!(flags.external_fast_path, FastPath::Auto | FastPath::Xdp);
-        let globals = Globals {
-            hz: probe::ticks_per_second().context("cannot find out the length of a tick")?,
-            mark: flags.masquerade_mark(),
-            netns_cookie: probe::netns_cookie().context("cannot find out the cookie of this network namespace")?,
-            socket_all: flags.socket_lb == SocketLb::All,
-            hold_fragments: true,
-            trace: flags.trace,
-        };
-        // TC is enough by itself; a kernel that refuses one of the others is served without it.
-        let mut programs = Programs::load_pinned(&flags.bpffs, &globals, &[Hook::TcIngress, Hook::TcEgress])?;
-        let sockets = Hook::SOCKET.iter().map(|(hook, _)| *hook).filter(|_| flags.socket_lb != SocketLb::Off);
-        let others = sockets.chain([Hook::XdpUplink].into_iter().filter(|_| xdp)).chain([Hook::Gc]);
-        let mut loaded = BTreeSet::new();
-        for hook in others {
-            match programs.add(hook) {
-                Ok(()) => drop(loaded.insert(hook)),
-                Err(error) => tracing::error!("this node is served without {}: {error:#}", hook.name()),
-            }
-        }
+    /// Nothing hangs anywhere yet.
+    pub(super) fn new(flags: &Flags) -> anyhow::Result<Self> {
         Ok(Self {
-            programs,
-            loaded,
+            programs: Programs::default(),
             links: Links::new(&flags.bpffs, flags.tc == TcHook::Auto && probe::has_tcx())?,
             fast_path: flags.external_fast_path,
             served: BTreeMap::new(),
@@ -63,14 +79,14 @@ impl Attachments {
         })
     }
 
-    /// The programs' lines.
-    pub(super) fn take_trace(&mut self) -> anyhow::Result<Trace> {
-        self.programs.take_trace()
+    /// Takes in programs that are loaded now.
+    pub(super) fn add(&mut self, programs: Programs) {
+        self.programs.extend(programs);
     }
 
     /// The garbage collector, if the kernel accepts it.
     pub(super) fn gc(&self) -> anyhow::Result<Option<Gc>> {
-        self.loaded.contains(&Hook::Gc).then(|| Gc::new(&self.programs)).transpose()
+        self.programs.has(Hook::Gc).then(|| Gc::new(&self.programs)).transpose()
     }
 
     /// Puts the socket programs on the cgroup.
@@ -80,16 +96,30 @@ impl Attachments {
         }
         let path = flags.cgroup.clone().map_or_else(pins::cgroup_root, Ok)?;
         let cgroup = File::open(&path).with_context(|| format!("cannot open cgroup {}", path.display()))?;
-        for (hook, at) in Hook::SOCKET.into_iter().filter(|(hook, _)| self.loaded.contains(hook)) {
+        for (hook, at) in Hook::SOCKET.into_iter().filter(|(hook, _)| self.programs.has(*hook)) {
             self.links.attach_socket(&self.programs, hook, at, cgroup.as_fd())?;
             self.wanted.insert(hook.name().to_owned());
         }
         Ok(())
     }
 
+    /// Puts XDP on the uplinks that are served already. Whether it is new on one.
+    pub(super) fn serve_uplinks(&mut self, devices: &BTreeMap<u32, Served>) -> bool {
+        let mut changed = false;
+        for (index, served) in devices {
+            if self.served.contains_key(index) {
+                changed |= self.attach_xdp(*index, served);
+            }
+        }
+        changed
+    }
+
     /// Brings the attachments up to date with the devices that are there. Whether an XDP program is new on one.
     pub(super) fn serve(&mut self, maps: &Maps, devices: &BTreeMap<u32, Served>) -> bool {
         let mut changed = false;
+        if !self.programs.has(Hook::TcIngress) {
+            return changed;
+        }
         let gone: Vec<u32> = self.served.keys().filter(|index| !devices.contains_key(index)).copied().collect();
         for index in gone {
             self.served.remove(&index);
@@ -142,7 +172,7 @@ impl Attachments {
             FastPath::Xdp => &[XdpMode::Driver, XdpMode::Generic],
             FastPath::Auto | FastPath::Tc | FastPath::Off => return false,
         };
-        let usable = self.loaded.contains(&Hook::XdpUplink) && served.role == Role::Uplink;
+        let usable = self.programs.has(Hook::XdpUplink) && served.role == Role::Uplink;
         if !usable || served.entry.flags & device::LAYER3 != 0 {
             let name = Links::device_link(Hook::XdpUplink, index);
             if self.wanted.remove(&name)

@@ -2,8 +2,9 @@
 //!
 //! At the start the pinned maps are opened: what an earlier agent has written goes on serving, by its programs. When
 //! Services and EndpointSlices have been listed in full the difference is written. Meanwhile the verifier looks at the
-//! programs of this agent, which takes a second or two; then they are put on, device by device, in place of their
-//! predecessors, and the agent is ready. At the end everything stays as it is.
+//! programs of this agent, which takes up to a second; those of TC, which are enough by themselves, come first, and are put
+//! on, device by device, in place of their predecessors. With the others the agent is ready. At the end everything stays
+//! as it is.
 
 mod attach;
 mod collector;
@@ -16,20 +17,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::apply::{self, Applier, Sink as _};
+use crate::apply::{self, Applier, Present, Sink as _};
 use crate::cli::flags::{FastPath, Flags, SourceFlag};
 use crate::datapath::devices::{Selection, Watch};
 use crate::datapath::gc::Collection;
+use crate::datapath::maps::Opened;
 use crate::datapath::{Maps, Writer, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
 use crate::source::kubernetes::ClientOptions;
 use crate::source::{self, Contact, ControlPlane};
 
-use attach::Attachments;
+use attach::{Attachments, Loaded};
 use collector::Collector;
 use observe::Observer;
 use sweeper::Sweeper;
@@ -61,8 +64,9 @@ pub fn initialise(flags: &Flags) -> anyhow::Result<()> {
 struct Agent {
     engine: Engine,
     maps: Arc<Maps>,
-    /// The programs, once they are loaded.
-    programs: Option<(Attachments, Option<Collector>)>,
+    attachments: Attachments,
+    /// Once the programs are loaded.
+    collector: Option<Collector>,
     sweeper: Sweeper,
     observer: Observer,
     /// The start of the agent, and the clock of the applier.
@@ -88,24 +92,33 @@ impl Agent {
         let _lock = pins::lock(&flags.bpffs)?;
         let memory = maps::total_memory(flags.sizes()).context("cannot count the CPUs; is /sys mounted?")?;
         tracing::info!("tables cost {} MiB of kernel memory", memory.div_ceil(1 << 20));
-        let (maps, remarks) = Maps::open_or_create(&flags.bpffs, flags.sizes())?;
+        // Three things take their time at a start, none of which needs the others to begin: the lists of objects, making
+        // the tables, and then the verifier's look at the programs.
+        let options = flags.options()?;
+        let contact = Arc::new(Contact::default());
+        let (sender, mut events) = mpsc::channel(16);
+        let mut source = tokio::spawn(watch_source(flags.clone(), Arc::clone(&contact), sender));
+        let opened = tokio::task::spawn_blocking({
+            let (bpffs, sizes) = (flags.bpffs.clone(), flags.sizes());
+            move || Maps::open_or_create(&bpffs, sizes)
+        });
+        let Opened { maps, remarks, fresh } = opened.await.context("making the tables broke off")??;
         remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
         let maps = Arc::new(maps);
-        let observer = Observer::start(flags, Arc::clone(&maps))?;
-        ports::reserve(&flags.bpffs, flags.snat_port_range.first, flags.snat_port_range.last)
-            .unwrap_or_else(|error| tracing::warn!("ports for source translation are not reserved: {error:#}"));
-
+        let (done, mut programs) = mpsc::channel(2);
         let mut loading = tokio::task::spawn_blocking({
             let flags = flags.clone();
-            move || Attachments::load(&flags)
-        });
-        let (sender, mut events) = mpsc::channel(16);
-        let mut source = tokio::spawn(watch_source(flags.clone(), Arc::clone(&observer.contact), sender));
-        let options = flags.options()?;
+            move || attach::load(&flags, &done)
+        })
+        .fuse();
+        let observer = Observer::start(flags, Arc::clone(&maps), contact)?;
+        ports::reserve(&flags.bpffs, flags.snat_port_range.first, flags.snat_port_range.last)
+            .unwrap_or_else(|error| tracing::warn!("ports for source translation are not reserved: {error:#}"));
         let selection =
             Selection::new(&flags.devices, options.detector.clone(), flags.external_fast_path != FastPath::Off);
         let mut watch = Watch::start(selection).await?;
-        let applier = Applier::restore(maps.capacity(), &maps.present()?);
+        let present = if fresh { Present::default() } else { maps.present()? };
+        let applier = Applier::restore(maps.capacity(), &present);
         let snat_ports = (flags.snat_port_range.first, flags.snat_port_range.last);
         let mut agent = Self {
             engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
@@ -117,7 +130,8 @@ impl Agent {
             again: None,
             blocked: None,
             in_force: false,
-            programs: None,
+            attachments: Attachments::new(flags)?,
+            collector: None,
         };
         agent.network_changed(&mut watch);
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -135,11 +149,10 @@ impl Agent {
                     changed.context("the watch on devices and addresses has ended")?;
                     agent.network_changed(&mut watch);
                 }
-                loaded = &mut loading, if agent.programs.is_none() => {
-                    agent.attach(loaded.context("loading the programs broke off")??, flags, &mut watch)?;
-                }
+                Some(loaded) = programs.recv() => agent.attach(loaded, flags, &mut watch)?,
+                loaded = &mut loading => loaded.context("loading the programs broke off")??,
                 () = sleep_until(again) => {}
-                collection = collected(&mut agent.programs) => agent.observer.collected(collection.as_ref()),
+                collection = collected(&mut agent.collector) => agent.observer.collected(collection.as_ref()),
                 swept = agent.sweeper.finished() => agent.observer.swept(swept.as_ref()),
                 _ = terminated.recv() => break,
                 _ = interrupted.recv() => break,
@@ -172,28 +185,32 @@ impl Agent {
         }
     }
 
-    /// Puts the programs in place.
-    fn attach(&mut self, mut attachments: Attachments, flags: &Flags, watch: &mut Watch) -> anyhow::Result<()> {
-        attachments.attach_sockets(flags)?;
-        let collector = attachments.gc()?.map(|gc| Collector::new(gc, &self.maps));
-        if flags.trace {
-            trace::follow(attachments.take_trace()?)?;
+    /// Puts programs in place.
+    fn attach(&mut self, loaded: Loaded, flags: &Flags, watch: &mut Watch) -> anyhow::Result<()> {
+        match loaded {
+            Loaded::Tc(programs, trace) => {
+                self.attachments.add(programs);
+                trace.map_or(Ok(()), trace::follow)?;
+                self.network_changed(watch);
+            }
+            Loaded::Rest(programs) => {
+                self.attachments.add(programs);
+                self.attachments.attach_sockets(flags)?;
+                if self.attachments.serve_uplinks(&watch.network.borrow().devices) {
+                    watch.look_again();
+                }
+                self.collector = self.attachments.gc()?.map(|gc| Collector::new(gc, &self.maps));
+                self.attachments.forget_others()?;
+                self.observer.attached();
+            }
         }
-        self.programs = Some((attachments, collector));
-        self.network_changed(watch);
-        if let Some((attachments, _)) = &self.programs {
-            attachments.forget_others()?;
-        }
-        self.observer.attached();
         Ok(())
     }
 
     fn network_changed(&mut self, watch: &mut Watch) {
         let network = watch.network.borrow_and_update().clone();
         let devices = network.devices.iter().map(|(index, served)| (*index, served.entry)).collect();
-        if let Some((attachments, _)) = &mut self.programs
-            && attachments.serve(&self.maps, &network.devices)
-        {
+        if self.attachments.serve(&self.maps, &network.devices) {
             watch.look_again();
         }
         self.engine.set_devices(devices);
@@ -269,10 +286,10 @@ impl Agent {
     }
 }
 
-async fn collected(programs: &mut Option<(Attachments, Option<Collector>)>) -> Option<Collection> {
-    match programs {
-        Some((_, Some(collector))) => collector.collected().await,
-        _ => std::future::pending().await,
+async fn collected(collector: &mut Option<Collector>) -> Option<Collection> {
+    match collector {
+        Some(collector) => collector.collected().await,
+        None => std::future::pending().await,
     }
 }
 

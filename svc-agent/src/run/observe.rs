@@ -26,8 +26,6 @@ pub(super) struct Observer {
     status: Arc<Status>,
     recorder: Recorder,
     events: Events,
-    /// To be written by the source.
-    pub(super) contact: Arc<Contact>,
     /// The programs are in place: without them what is written serves nobody who was not served before.
     attached: bool,
     /// Everything that had arrived was written.
@@ -36,8 +34,8 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    /// Opens the ports. One that is taken is tried again until it is free.
-    pub(super) fn start(flags: &Flags, maps: Arc<Maps>) -> anyhow::Result<Self> {
+    /// Opens the ports. One that is taken is tried again until it is free. `contact` is written by the source.
+    pub(super) fn start(flags: &Flags, maps: Arc<Maps>, contact: Arc<Contact>) -> anyhow::Result<Self> {
         if flags.kube_proxy.settings.bind_hard_fail {
             for addr in listens(flags).into_iter().flatten() {
                 match web::bind(addr) {
@@ -52,8 +50,7 @@ impl Observer {
         let status = Arc::new(Status::default());
         let mut registry = metrics::registry();
         let recorder = Recorder::new(&mut registry);
-        let contact = Arc::new(Contact::default());
-        registry.register_collector(Box::new(State { status: Arc::clone(&status), contact: Arc::clone(&contact) }));
+        registry.register_collector(Box::new(State { status: Arc::clone(&status), contact }));
         registry.register_collector(Box::new(Tables { maps, backends: flags.metrics_of_backends }));
         let (until, ended) = oneshot::channel::<()>();
         let (events, queue) = match flags.source {
@@ -85,7 +82,7 @@ impl Observer {
                 });
             })
             .context("cannot start the thread of the HTTP ports")?;
-        Ok(Self { status, recorder, events, contact, attached: false, written: false, _until: until })
+        Ok(Self { status, recorder, events, attached: false, written: false, _until: until })
     }
 
     /// An event arrives that the engine has not taken in yet.
