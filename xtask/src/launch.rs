@@ -44,12 +44,12 @@ pub(crate) struct Fuzz {
 }
 
 pub(crate) fn demo(args: &Args) -> Result<()> {
-    prepare()?;
+    prepare("demo")?;
     become_program("demo", &args.args)
 }
 
 pub(crate) fn bench(args: &Bench) -> Result<()> {
-    prepare()?;
+    prepare("bench")?;
     let mut words = args.args.clone();
     let mut tools = None;
     if args.control {
@@ -63,7 +63,7 @@ pub(crate) fn bench(args: &Bench) -> Result<()> {
 }
 
 pub(crate) fn fuzz(args: &Fuzz) -> Result<()> {
-    prepare()?;
+    prepare("fuzz")?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let seed = args.seed.unwrap_or_else(now);
     println!("fuzz: {} minutes, seeds from {seed}", args.minutes);
@@ -71,14 +71,16 @@ pub(crate) fn fuzz(args: &Fuzz) -> Result<()> {
     become_program("fuzz", &[agent, args.minutes.to_string(), seed.to_string()])
 }
 
-/// Builds the object, the agent and the lab's programs.
-fn prepare() -> Result<()> {
+/// Builds the object, the agent, one program of the lab and what all of those need.
+fn prepare(program: &str) -> Result<()> {
     if let Some(reason) = machine::no_namespaces() {
         bail!("{reason}");
     }
     setup::programs(tools::RUN_TIME)?;
     build_ebpf::build()?;
-    run_command(&mut cargo(&["build", "--release", "--package", "svc-agent", "--package", "svc-tests", "--bins"]))
+    let packages = ["build", "--release", "--package", "svc-agent", "--package", "svc-tests"];
+    let programs = ["--bin", "svc-agent", "--bin", "lab-helper", "--bin", program];
+    run_command(&mut cargo(&[packages.as_slice(), programs.as_slice()].concat()))
 }
 
 /// Replaces this process, so that signals and the terminal are the program's own.

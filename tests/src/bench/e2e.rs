@@ -1,5 +1,8 @@
 //! End to end: a client pod and a server pod of one node, without any Service, with the Service as nftables rules of
-//! kube-proxy's shape, and with the Service served by svc; in turn within one run.
+//! kube-proxy's shape, and with the Service served by svc.
+//!
+//! Each of the three has a node of its own, all of them standing at the same time, so that each exchange is measured on
+//! one after the other within a second: noise of the machine that lasts longer than that falls on all three.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -12,12 +15,12 @@ use super::load::{Exchange, Sample};
 use super::nft::{self, NftService};
 use super::report::{Figure, Group, Report};
 use crate::lab::cluster::PodSpec;
-use crate::lab::place::Job;
+use crate::lab::place::{Job, Place};
 use crate::lab::{Config, Lab, tool};
 
 const PORT: u16 = 8080;
-const CLIENT: &str = "bench-client";
-const SERVER: &str = "bench-server";
+/// Rounds of an exchange for each of iperf3, which does not do with less than a second.
+const SLICES: usize = 3;
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -50,6 +53,11 @@ impl Way {
             Self::Svc => "svc",
         }
     }
+
+    /// Index of its node.
+    fn node(self) -> usize {
+        self as usize
+    }
 }
 
 /// Figures of one way at one number of Services, a value a round.
@@ -62,100 +70,116 @@ struct Rounds {
 /// Measures everything and adds it to the report.
 pub fn run(plan: &Plan, report: &mut Report, say: &dyn Fn(&str)) -> Result<()> {
     for &count in &plan.services {
+        say(&format!("{count} services: three nodes are made"));
+        let bench = Bench::new(plan, count)?;
         let mut all = [Rounds::default(), Rounds::default(), Rounds::default()];
-        let mut bench = Bench::new(plan, count)?;
         for round in 1..=plan.rounds {
-            for (way, into) in Way::ALL.into_iter().zip(&mut all) {
-                say(&format!("{count} services, round {round} of {}: {}", plan.rounds, way.name()));
-                bench.round(way, plan, into)?;
-            }
+            say(&format!("{count} services, round {round} of {}", plan.rounds));
+            bench.round(plan, round, &mut all)?;
         }
         describe(count, &all, report);
     }
     Ok(())
 }
 
+/// Where one way is measured.
+struct Side {
+    client: Place,
+    to: IpAddr,
+}
+
 struct Bench {
-    lab: Lab,
-    rules: String,
-    /// Kept for their processes.
+    sides: [Side; 3],
+    /// Kept for what runs in them.
+    _lab: Lab,
     _jobs: Vec<Job>,
 }
 
 impl Bench {
     fn new(plan: &Plan, count: usize) -> Result<Self> {
-        let mut lab = Lab::build(Config { nodes: 1, hostile: plan.hostile, ..Config::default() })?;
-        for name in [CLIENT, SERVER] {
-            lab.make_pod(PodSpec {
-                name: name.into(),
-                node: 0,
-                labels: json!({ "app": name }),
-                ports: json!([]),
-                host_network: false,
+        let nodes = Way::ALL.len();
+        let mut lab = Lab::build(Config { nodes, hostile: plan.hostile, ..Config::default() })?;
+        let mut jobs = Vec::new();
+        let mut sides = Vec::new();
+        for way in Way::ALL {
+            let [client, server] = ["client", "server"].map(|role| format!("{role}-{}", way.name()));
+            for name in [&client, &server] {
+                lab.make_pod(PodSpec {
+                    name: name.clone(),
+                    node: way.node(),
+                    labels: json!({ "app": name }),
+                    ports: json!([]),
+                    host_network: false,
+                })?;
+            }
+            let pod = lab.pod(&server)?.clone();
+            let log = lab.dir().join(format!("{server}.log"));
+            jobs.push(pod.place.spawn(worker()?, &["worker", "serve", &PORT.to_string()], &log)?);
+            jobs.push(pod.place.spawn("iperf3", &["-s"], &log)?);
+            crate::lab::wait::until("the servers listen", Duration::from_secs(10), || {
+                let listening = pod.place.output("ss", &["-Hltn"])?;
+                ensure!(
+                    listening.contains(&format!(":{PORT} ")) && listening.contains(":5201 "),
+                    "not yet: {listening}"
+                );
+                Ok(())
             })?;
-            lab.publish_pod(name, true)?;
+            let services = services(count, pod.ips[0]);
+            match way {
+                Way::Direct => {}
+                Way::Nftables => {
+                    let node = &lab.nodes[way.node()];
+                    let rules = nft::ruleset(&services, "10.244.0.0/16", node.ips[0]);
+                    let mut nft = Command::new("ip");
+                    nft.args(["netns", "exec", node.place.netns(), "nft", "-f", "-"]);
+                    tool::output_with_input(&mut nft, &rules).context("the rules to compare with")?;
+                }
+                Way::Svc => {
+                    lab.manifests.write_object("bench-services.json", &objects(&services))?;
+                    lab.start_agent(way.node())?;
+                }
+            }
+            let to = if way == Way::Direct { pod.ips[0] } else { frontend(0).ip() };
+            sides.push(Side { client: lab.pod(&client)?.place.clone(), to });
         }
-        let server = lab.pod(SERVER)?.clone();
-        let log = lab.dir().join("bench-server.log");
-        let mut jobs = vec![server.place.spawn(worker()?, &["worker", "serve", &PORT.to_string()], &log)?];
-        jobs.push(server.place.spawn("iperf3", &["-s"], &log)?);
-        crate::lab::wait::until("the servers listen", Duration::from_secs(10), || {
-            let listening = server.place.output("ss", &["-Hltn"])?;
-            ensure!(listening.contains(&format!(":{PORT} ")) && listening.contains(":5201 "), "not yet: {listening}");
-            Ok(())
-        })?;
-        let services = services(count, server.ips[0]);
-        lab.manifests.write_object("bench-services.json", &objects(&services))?;
-        let rules = nft::ruleset(&services, "10.244.0.0/16", lab.nodes[0].ips[0]);
-        Ok(Self { lab, rules, _jobs: jobs })
+        let sides = sides.try_into().map_err(|_| anyhow::anyhow!("a side for each way"))?;
+        Ok(Self { sides, _lab: lab, _jobs: jobs })
     }
 
-    fn round(&mut self, way: Way, plan: &Plan, into: &mut Rounds) -> Result<()> {
-        let to = match way {
-            Way::Direct => self.lab.pod(SERVER)?.ips[0],
-            _ => frontend(0).ip(),
-        };
-        match way {
-            Way::Direct => {}
-            Way::Nftables => {
-                let mut nft = Command::new("ip");
-                nft.args(["netns", "exec", self.lab.nodes[0].place.netns(), "nft", "-f", "-"]);
-                tool::output_with_input(&mut nft, &self.rules).context("the rules to compare with")?;
-            }
-            Way::Svc => self.lab.start_agents()?,
-        }
-        let result = self.measure(to, plan, into);
-        match way {
-            Way::Direct => {}
-            Way::Nftables => {
-                self.lab.nodes[0].place.output("nft", &["delete", "table", "ip", "kube-proxy-shape"])?;
-            }
-            Way::Svc => {
-                self.lab.agent(0)?.terminate()?;
-                let bpffs = self.lab.nodes[0].bpffs.display().to_string();
-                self.lab.agent(0)?.run(&["cleanup", "--bpffs", &bpffs])?;
+    /// Measures each exchange on one side after the other; who is first changes from time to time.
+    fn round(&self, plan: &Plan, round: usize, all: &mut [Rounds; 3]) -> Result<()> {
+        for (exchange, number) in Exchange::ALL.into_iter().zip(0..) {
+            for slice in 0..SLICES {
+                for turn in 0..3 {
+                    let way = (turn + slice + round) % 3;
+                    all[way].samples[number].push(self.sides[way].exchange(exchange, plan.time)?);
+                }
             }
         }
-        result
+        for turn in 0..3 {
+            let way = (turn + round) % 3;
+            all[way].throughput.push(self.sides[way].throughput()?);
+        }
+        Ok(())
+    }
+}
+
+impl Side {
+    fn exchange(&self, exchange: Exchange, time: Duration) -> Result<Sample> {
+        let (to, millis) = (SocketAddr::new(self.to, PORT).to_string(), time.as_millis().to_string());
+        let printed =
+            tool::output(self.client.command(worker()?).args(["worker", exchange.word(), &to, millis.as_str()]))?;
+        let sample: Sample = serde_json::from_str(&printed)?;
+        ensure!(sample.failed == 0, "{} of {} to {to} failed", sample.failed, exchange.word());
+        Ok(sample)
     }
 
-    fn measure(&self, to: IpAddr, plan: &Plan, into: &mut Rounds) -> Result<()> {
-        let client = &self.lab.pod(CLIENT)?.place;
-        let port = SocketAddr::new(to, PORT).to_string();
-        let millis = plan.time.as_millis().to_string();
-        for (exchange, samples) in Exchange::ALL.into_iter().zip(&mut into.samples) {
-            let printed =
-                tool::output(client.command(worker()?).args(["worker", exchange.word(), &port, millis.as_str()]))?;
-            let sample: Sample = serde_json::from_str(&printed)?;
-            ensure!(sample.failed == 0, "{} of {} to {to} failed", sample.failed, exchange.word());
-            samples.push(sample);
-        }
-        let seconds = plan.time.as_secs().max(1).to_string();
-        let printed = client.output("iperf3", &["-J", "-c", &to.to_string(), "-t", &seconds])?;
+    /// One stream, in Gbit/s.
+    fn throughput(&self) -> Result<f64> {
+        let printed = self.client.output("iperf3", &["-J", "-c", &self.to.to_string(), "-t", "1"])?;
         let result: Value = serde_json::from_str(&printed)?;
         let bits = result["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 counted nothing")?;
-        into.throughput.push(bits / 1e9);
-        Ok(())
+        Ok(bits / 1e9)
     }
 }
 
@@ -234,6 +258,8 @@ fn describe(count: usize, all: &[Rounds; 3], report: &mut Report) {
         };
         let title = format!("{} ({count} services)", exchange.title());
         report.groups.push(Group { title, bars: bars("/s", |sample| sample.rate) });
+        let title = format!("{}: median ({count} services)", exchange.word());
+        report.groups.push(Group { title, bars: bars("us", |sample| sample.p50) });
         let title = format!("{}: 99th percentile ({count} services)", exchange.word());
         report.groups.push(Group { title, bars: bars("us", |sample| sample.p99) });
     }

@@ -9,7 +9,7 @@ use svc_tests::bench::load::{self, Exchange};
 use svc_tests::bench::report::Report;
 use svc_tests::bench::{control, e2e, live, programs};
 
-const USAGE: &str = "usage: bench [--only programs|e2e|control-plane] [--rounds N] [--seconds N] [--services N,N] \
+const USAGE: &str = "usage: bench [--only programs|e2e|control-plane] [--rounds N] [--millis N] [--services N,N] \
                      [--endpoints N] [--hostile] [--json FILE] [--svg FILE]";
 
 struct Args {
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
 }
 
 fn parse(words: &[String]) -> Result<Args> {
-    let plan = e2e::Plan { services: vec![10, 10_000], rounds: 5, time: Duration::from_secs(1), hostile: false };
+    let plan = e2e::Plan { services: vec![10, 10_000], rounds: 5, time: Duration::from_millis(200), hostile: false };
     let mut args = Args { programs: true, e2e: true, control: false, endpoints: 10, plan, json: None, svg: None };
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -73,7 +73,7 @@ fn parse(words: &[String]) -> Result<Args> {
                 other => bail!("--only {other}: there is programs, e2e and control-plane; {USAGE}"),
             },
             "--rounds" => args.plan.rounds = value()?.parse().context("--rounds wants a number")?,
-            "--seconds" => args.plan.time = Duration::from_secs(value()?.parse().context("--seconds wants a number")?),
+            "--millis" => args.plan.time = Duration::from_millis(value()?.parse().context("--millis wants a number")?),
             "--services" => {
                 let numbers: Result<_, _> = value()?.split(',').map(str::parse).collect();
                 args.plan.services = numbers.context("--services wants numbers")?;
