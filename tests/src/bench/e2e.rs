@@ -137,6 +137,7 @@ impl Bench {
                 Way::Svc => {
                     lab.manifests.write_object("bench-services.json", &objects(&services))?;
                     lab.start_agent(way.node())?;
+                    lab.agent(way.node())?.wait_ready()?;
                 }
             }
             let to = if way == Way::Direct { pod.ips[0] } else { frontend(0).ip() };

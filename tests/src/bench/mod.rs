@@ -8,3 +8,4 @@ pub mod load;
 pub mod nft;
 pub mod programs;
 pub mod report;
+pub mod scale;

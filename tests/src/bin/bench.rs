@@ -7,14 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use svc_tests::bench::load::{self, Exchange};
 use svc_tests::bench::report::Report;
-use svc_tests::bench::{control, e2e, live, programs};
+use svc_tests::bench::{control, e2e, live, programs, scale};
 
-const USAGE: &str = "usage: bench [--only programs|e2e|control-plane] [--rounds N] [--millis N] [--services N,N] \
+const USAGE: &str = "usage: bench [--only programs|e2e|scale|control-plane] [--rounds N] [--millis N] [--services N,N] \
                      [--endpoints N] [--hostile] [--json FILE] [--svg FILE]";
 
 struct Args {
     programs: bool,
     e2e: bool,
+    scale: bool,
     /// Only on request: it needs a control plane and takes long.
     control: bool,
     endpoints: usize,
@@ -41,6 +42,9 @@ fn main() -> Result<()> {
     if args.e2e {
         e2e::run(&args.plan, &mut report, &say)?;
     }
+    if args.scale {
+        scale::run(args.plan.rounds, &mut report, &say)?;
+    }
     if args.control {
         let services = args.plan.services.clone();
         let plan = control::Plan { services, endpoints: args.endpoints, rounds: args.plan.rounds.max(20) };
@@ -58,19 +62,21 @@ fn main() -> Result<()> {
 
 fn parse(words: &[String]) -> Result<Args> {
     let plan = e2e::Plan { services: vec![10, 10_000], rounds: 5, time: Duration::from_millis(200), hostile: false };
-    let mut args = Args { programs: true, e2e: true, control: false, endpoints: 10, plan, json: None, svg: None };
+    let mut args =
+        Args { programs: true, e2e: true, scale: true, control: false, endpoints: 10, plan, json: None, svg: None };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} wants a value; {USAGE}"));
         match word.as_str() {
             "--only" => match value()?.as_str() {
-                "programs" => args.e2e = false,
-                "e2e" => args.programs = false,
+                "programs" => (args.e2e, args.scale) = (false, false),
+                "e2e" => (args.programs, args.scale) = (false, false),
+                "scale" => (args.programs, args.e2e) = (false, false),
                 "control-plane" => {
-                    (args.programs, args.e2e, args.control) = (false, false, true);
+                    (args.programs, args.e2e, args.scale, args.control) = (false, false, false, true);
                     args.plan.services = vec![10, 1000, 5000];
                 }
-                other => bail!("--only {other}: there is programs, e2e and control-plane; {USAGE}"),
+                other => bail!("--only {other}: there is programs, e2e, scale and control-plane; {USAGE}"),
             },
             "--rounds" => args.plan.rounds = value()?.parse().context("--rounds wants a number")?,
             "--millis" => args.plan.time = Duration::from_millis(value()?.parse().context("--millis wants a number")?),
