@@ -207,8 +207,8 @@ impl Object {
     }
 
     /// The lines that the programs write; once, and only if [`Globals::trace`] asks for them.
-    pub fn take_trace(&mut self) -> anyhow::Result<Option<Trace>> {
-        std::mem::take(&mut self.trace).then(|| Trace::of(&mut self.object)).transpose()
+    pub fn take_trace(&mut self) -> anyhow::Result<Option<Box<Trace>>> {
+        std::mem::take(&mut self.trace).then(|| Trace::of(&mut self.object).map(Box::new)).transpose()
     }
 
     /// Descriptors of the maps that the loader made, by name.
@@ -253,7 +253,9 @@ fn verify(hook: Hook, program: &mut Program) -> anyhow::Result<OwnedFd> {
 #[derive(Default)]
 pub struct Programs {
     fds: BTreeMap<Hook, OwnedFd>,
-    trace: Option<Trace>,
+    trace: Option<Box<Trace>>,
+    /// On maps of their own there may be more to load.
+    object: Option<Box<Object>>,
 }
 
 impl Programs {
@@ -270,7 +272,18 @@ impl Programs {
         }
         programs.trace = object.take_trace()?;
         let maps = Maps::private(object.map_fds()?, sizes)?;
+        programs.object = Some(Box::new(object));
         Ok((programs, maps))
+    }
+
+    /// Loads one more program, of those on maps of their own.
+    pub fn add(&mut self, hook: Hook) -> anyhow::Result<()> {
+        let (more, refused) = self.object.as_mut().context("no more programs can be loaded")?.load(&[hook]);
+        if let Some((_, error)) = refused.into_iter().next() {
+            return Err(error);
+        }
+        self.extend(more);
+        Ok(())
     }
 
     /// Takes others in.
@@ -298,7 +311,7 @@ impl Programs {
 
     /// The lines that programs on maps of their own write; once, and only if they were loaded with [`Globals::trace`].
     pub fn take_trace(&mut self) -> anyhow::Result<Trace> {
-        self.trace.take().context("the programs were loaded without lines")
+        Ok(*self.trace.take().context("the programs were loaded without lines")?)
     }
 
     /// Runs a program on a packet of one's own.

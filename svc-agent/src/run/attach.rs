@@ -20,7 +20,7 @@ use crate::datapath::{Globals, Hook, Maps, Object, Programs, pins, probe};
 pub(super) enum Loaded {
     /// Those of TC, without which nothing is served and which are enough by themselves; and the lines of all programs, if
     /// they write any.
-    Tc(Programs, Option<Trace>),
+    Tc(Programs, Option<Box<Trace>>),
     /// All others.
     Rest(Programs),
 }

@@ -190,7 +190,7 @@ impl Agent {
         match loaded {
             Loaded::Tc(programs, trace) => {
                 self.attachments.add(programs);
-                trace.map_or(Ok(()), trace::follow)?;
+                trace.map_or(Ok(()), |trace| trace::follow(*trace))?;
                 self.network_changed(watch);
             }
             Loaded::Rest(programs) => {
