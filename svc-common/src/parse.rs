@@ -143,40 +143,17 @@ pub fn ipv6<F: Frame + ?Sized>(frame: &F, l3: usize) -> Result<Packet<V6>, Reaso
     if length > present {
         return Err(Reason::Malformed);
     }
-    let mut transport =
-        Transport { protocol: ip.next, l4: l3 + size_of::<Ipv6>(), piece: Piece::Whole, fragment_id: 0 };
-    if Protocol::from_number(ip.next).is_none() {
-        transport = extensions(frame, transport)?;
-    }
+    let l4 = l3 + size_of::<Ipv6>();
+    let transport = if is_extension(ip.next) {
+        frame.follow(l4, ip.next).transport()?
+    } else {
+        Transport { protocol: ip.next, l4, piece: Piece::Whole, fragment_id: 0 }
+    };
     finish(frame, ip.source, ip.destination, l3, length, transport)
 }
 
 /// How many extension headers are followed.
 pub const EXTENSIONS: usize = 8;
-
-/// Follows IPv6 extension headers.
-#[inline(always)]
-fn extensions<F: Frame + ?Sized>(frame: &F, start: Transport) -> Result<Transport, Reason> {
-    let mut at = start;
-    for _ in 0..=EXTENSIONS {
-        if !is_extension(at.protocol) {
-            return Ok(at);
-        }
-        let followed = frame.follow(at.l4, at.protocol);
-        let next = followed.next().ok_or(Reason::Malformed)?;
-        at.protocol = next.protocol;
-        at.l4 = next.l4;
-        if next.piece != Piece::Whole {
-            at.piece = next.piece;
-            at.fragment_id = next.fragment_id;
-        }
-        if next.piece == Piece::Later {
-            // What follows is payload, whatever its first bytes look like.
-            return Ok(at);
-        }
-    }
-    Err(Reason::TooManyExtensions)
-}
 
 /// Whether a number is that of an extension header that is followed.
 #[inline(always)]
@@ -191,29 +168,23 @@ const fn is_extension(number: u8) -> bool {
     )
 }
 
-/// What stands behind one extension header, in one number: 16 bits offset, 8 bits protocol, 2 bits piece, 1 bit that is
-/// always set, and the identification of a fragment in the upper half. 0: the header is cut off.
+/// What stands behind extension headers, in one number: 16 bits offset, 8 bits protocol, 2 bits piece, 2 bits that say how
+/// it went, and the identification of a fragment in the upper half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Followed(pub u64);
 
 impl Followed {
-    const PRESENT: u64 = 1 << 26;
+    /// A header is cut off.
+    pub const CUT_OFF: Self = Self(0);
+    const FOUND: u64 = 1 << 26;
+    const TOO_MANY: u64 = 2 << 26;
 
     #[inline(always)]
-    fn new(l4: usize, protocol: u8, piece: Piece, id: u32) -> Self {
-        Self(
-            u64::from(l4 as u16)
-                | u64::from(protocol) << 16
-                | (piece as u64) << 24
-                | Self::PRESENT
-                | u64::from(id) << 32,
-        )
-    }
-
-    #[inline(always)]
-    fn next(self) -> Option<Transport> {
-        if self.0 & Self::PRESENT == 0 {
-            return None;
+    fn transport(self) -> Result<Transport, Reason> {
+        match self.0 & (Self::FOUND | Self::TOO_MANY) {
+            Self::FOUND => {}
+            Self::TOO_MANY => return Err(Reason::TooManyExtensions),
+            _ => return Err(Reason::Malformed),
         }
         let piece = match self.0 >> 24 & 3 {
             0 => Piece::Whole,
@@ -221,28 +192,39 @@ impl Followed {
             _ => Piece::Later,
         };
         let l4 = usize::from(self.0 as u16);
-        Some(Transport { protocol: (self.0 >> 16) as u8, l4, piece, fragment_id: (self.0 >> 32) as u32 })
+        Ok(Transport { protocol: (self.0 >> 16) as u8, l4, piece, fragment_id: (self.0 >> 32) as u32 })
     }
 }
 
-/// Follows the extension header `number` at offset `at`.
+/// Follows IPv6 extension headers, of which the first has this number and stands at this offset.
 #[inline(always)]
 pub fn follow<F: Frame + ?Sized>(frame: &F, at: usize, number: u8) -> Followed {
-    let Some(header) = frame.load::<Extension>(at) else { return Followed(0) };
-    if number != protocol::FRAGMENT {
-        let unit = if number == protocol::AUTHENTICATION { 4 } else { 8 };
-        let length = size_of::<Extension>() + usize::from(header.length) * unit;
-        return Followed::new(at + length, header.next, Piece::Whole, 0);
+    let (mut at, mut number) = (at, number);
+    // Piece and identification, where they stand in the answer.
+    let mut fragment = 0;
+    for _ in 0..=EXTENSIONS {
+        if !is_extension(number) {
+            return Followed(u64::from(at as u16) | u64::from(number) << 16 | fragment | Followed::FOUND);
+        }
+        let Some(header) = frame.load::<Extension>(at) else { return Followed::CUT_OFF };
+        let (unit, length) = match number {
+            protocol::FRAGMENT => (0, 0),
+            protocol::AUTHENTICATION => (4, header.length),
+            _ => (8, header.length),
+        };
+        at += size_of::<Extension>() + usize::from(length) * unit;
+        let place = u16::from_be(header.fragment);
+        if number == protocol::FRAGMENT && place & 0xfff9 != 0 {
+            let piece = if place & 0xfff8 != 0 { Piece::Later } else { Piece::First };
+            fragment = (piece as u64) << 24 | u64::from(header.id) << 32;
+        }
+        number = header.next;
+        if fragment >> 24 & 3 == Piece::Later as u64 {
+            // What follows is payload, whatever its first bytes look like.
+            return Followed(u64::from(at as u16) | u64::from(number) << 16 | fragment | Followed::FOUND);
+        }
     }
-    let fragment = u16::from_be(header.fragment);
-    let piece = if fragment & 0xfff8 != 0 {
-        Piece::Later
-    } else if fragment & 1 != 0 {
-        Piece::First
-    } else {
-        Piece::Whole
-    };
-    Followed::new(at + size_of::<Extension>(), header.next, piece, header.id)
+    Followed(Followed::TOO_MANY)
 }
 
 /// Ports and events, by transport protocol.

@@ -23,6 +23,10 @@ use crate::packet::Skb;
 use crate::tc::{self, AGAIN, SHOT};
 use crate::trace;
 
+/// Number of bytes of the shortest packet. A limit and not a zero: kernels before 6.9 do not conclude from "not 0" that it is
+/// at least 1.
+const SHORTEST: u32 = size_of::<svc_common::header::Ipv4>() as u32;
+
 /// The map of a family.
 pub(crate) trait Waiting: Family {
     /// A frame that waits.
@@ -142,7 +146,7 @@ where
 #[inline(always)]
 fn copy_out(skb: &Skb, frame: *mut Held) -> bool {
     let length = skb.len();
-    if length == 0 || length > HELD_BYTES as u32 {
+    if length < SHORTEST || length > HELD_BYTES as u32 {
         return false;
     }
     // SAFETY: the pointer comes from a successful lookup; two words and a range of bytes of the value are written.
@@ -160,7 +164,7 @@ fn copy_in(skb: &Skb, frame: *const Held) -> bool {
     // another frame meanwhile, that one is sent on a second time.
     unsafe {
         let length = (*frame).length;
-        if length == 0 || length > HELD_BYTES as u32 {
+        if length < SHORTEST || length > HELD_BYTES as u32 {
             return false;
         }
         skb.set_mark((*frame).mark);

@@ -117,7 +117,7 @@ buffer!(
     false,
     // SAFETY: the kernel hands a program a valid context, whose fields may be read.
     |raw: &Raw| unsafe { (*raw.0).data_end - (*raw.0).data },
-    |_: &Raw, _, _| Followed(0)
+    |_: &Raw, _, _| Followed::CUT_OFF
 );
 
 impl Raw {

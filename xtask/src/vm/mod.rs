@@ -28,9 +28,8 @@ const KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// Tests that run in the machine, in this order, and which parts of them; none: all. Of the tiers above them what depends
 /// on the kernel: that it accepts the programs, what they do to packets and calls there, maps, attachments. An emulated
 /// processor takes some ten seconds to verify all programs, and each start of an agent asks for it.
-const TESTS: [(&str, &[&str]); 6] = [
+const TESTS: [(&str, &[&str]); 5] = [
     ("run_load", &[]),
-    ("run_budget", &[]),
     ("run_tables", &[]),
     ("run_socket", &[]),
     ("run_datapath", &[]),
