@@ -17,29 +17,58 @@ const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
 const FOLDERS: [&str; 7] =
     ["dev", "etc/kubernetes", "proc", "run/svc/cgroup", "sys/fs/bpf", "tmp", "var/lib/kube-proxy"];
 
-/// The layer: a tar archive, the same for the same agent and libraries.
-pub(super) fn layer(agent: &Path) -> Result<Vec<u8>> {
-    let mut files = BTreeMap::new();
-    files.insert(AGENT.to_owned(), (0o755, read(agent)?));
-    for library in libraries(agent)? {
-        let content = read(Path::new(&library))?;
-        files.insert(library.trim_start_matches('/').to_owned(), (0o755, content));
-    }
+/// The layer of the agent's image: the same for the same agent and libraries.
+pub(super) fn agent(agent: &Path) -> Result<Vec<u8>> {
+    let mut root = Root::default();
+    root.program(agent, AGENT)?;
     if let Ok(content) = fs::read(Path::new("/").join(CERTIFICATES)) {
-        files.insert(CERTIFICATES.to_owned(), (0o644, content));
+        root.file(CERTIFICATES, content);
     }
     // Root is the only user; programs that ask for a name get one.
-    files.insert("etc/passwd".to_owned(), (0o644, b"root:x:0:0:root:/:/sbin/nologin\n".to_vec()));
-    let mut folders: Vec<String> = FOLDERS.iter().map(|folder| (*folder).to_owned()).collect();
-    folders.extend(files.keys().filter_map(|path| Some(path.rsplit_once('/')?.0.to_owned())));
-    let mut archive = Archive::default();
-    for folder in with_parents(&folders) {
-        archive.folder(&folder)?;
+    root.file("etc/passwd", b"root:x:0:0:root:/:/sbin/nologin\n".to_vec());
+    FOLDERS.iter().for_each(|folder| root.folder(folder));
+    root.layer()
+}
+
+/// Files and folders of an image.
+#[derive(Default)]
+pub(crate) struct Root {
+    files: BTreeMap<String, (u32, Vec<u8>)>,
+    folders: Vec<String>,
+}
+
+impl Root {
+    /// A program of this machine with the libraries that it needs, which stand where they stand here.
+    pub(crate) fn program(&mut self, program: &Path, at: &str) -> Result<()> {
+        self.files.insert(at.to_owned(), (0o755, read(program)?));
+        for library in libraries(program)? {
+            let content = read(Path::new(&library))?;
+            self.files.insert(library.trim_start_matches('/').to_owned(), (0o755, content));
+        }
+        Ok(())
     }
-    for (path, (mode, content)) in &files {
-        archive.file(path, *mode, content)?;
+
+    pub(crate) fn file(&mut self, at: &str, content: Vec<u8>) {
+        self.files.insert(at.to_owned(), (0o644, content));
     }
-    Ok(archive.finish())
+
+    pub(crate) fn folder(&mut self, at: &str) {
+        self.folders.push(at.to_owned());
+    }
+
+    /// A tar archive of it.
+    pub(crate) fn layer(&self) -> Result<Vec<u8>> {
+        let of_files = self.files.keys().filter_map(|path| Some(path.rsplit_once('/')?.0.to_owned()));
+        let folders: Vec<String> = self.folders.iter().cloned().chain(of_files).collect();
+        let mut archive = Archive::default();
+        for folder in with_parents(&folders) {
+            archive.folder(&folder)?;
+        }
+        for (path, (mode, content)) in &self.files {
+            archive.file(path, *mode, content)?;
+        }
+        Ok(archive.finish())
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
