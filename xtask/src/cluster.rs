@@ -60,8 +60,25 @@ pub(crate) fn build(release: Release, programs: &[&str]) -> Result<Built> {
     })
 }
 
-/// Builds programs of a module; `main` is the dependency whose version is theirs.
+/// How a program is built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Without C: what that would bring (name services) nobody needs here, and not every machine has the headers.
+    Plain,
+    /// With C, and with seccomp.
+    WithC,
+    /// The module's own tests, as a program.
+    Tests,
+}
+
+/// Builds programs of a module without C.
 fn module(name: &str, main: &str, programs: &[(&str, String)]) -> Result<PathBuf> {
+    module_with(How::Plain, name, main, programs)
+}
+
+/// Builds programs of a module, each called by the last part of its package's path; `main` is the dependency whose
+/// version is theirs.
+pub(crate) fn module_with(how: How, name: &str, main: &str, programs: &[(&str, String)]) -> Result<PathBuf> {
     let folder = root().join("tests/cluster").join(name);
     let path = folder.join("go.mod");
     let manifest = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -83,10 +100,17 @@ fn module(name: &str, main: &str, programs: &[(&str, String)]) -> Result<PathBuf
         out.display()
     );
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    let mut build = command(go, &["build", "-trimpath", "-mod=readonly", "-ldflags", &flags(version), "-o"]);
-    build.arg(&out).args(missing.iter().map(|(_, package)| package)).current_dir(&folder);
-    // What C would bring (name services) nobody needs here, and not every machine has the headers.
-    run_command(build.env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false"))?;
+    let words: &[&str] = match how {
+        How::Plain => &["build"],
+        How::WithC => &["build", "-tags", "seccomp"],
+        How::Tests => &["test", "-c"],
+    };
+    let mut build = command(go, words);
+    // A slash at its end makes it a folder, for one program too.
+    build.args(["-trimpath", "-mod=readonly", "-ldflags", &flags(version), "-o"]).arg(out.join(""));
+    build.args(missing.iter().map(|(_, package)| package)).current_dir(&folder);
+    let with_c = if how == How::WithC { "1" } else { "0" };
+    run_command(build.env("CGO_ENABLED", with_c).env("GOFLAGS", "-buildvcs=false"))?;
     for name in names {
         fs::write(stamp(name), &manifest)?;
     }

@@ -14,6 +14,7 @@ mod setup;
 mod test;
 mod toolchain;
 mod tools;
+mod upstream;
 mod vm;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Image(image::Args),
     /// Random objects and packets through the real programs and through the model, as long as asked
     Fuzz(launch::Fuzz),
+    /// A cluster of upstream's own programs, and upstream's own tests of services against it
+    Upstream(upstream::Args),
     /// What depends on the kernel, on Debian's kernels under QEMU
     Vm(vm::Args),
     /// Everything that can be judged without running the programs
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => launch::bench(&args),
         Command::Image(args) => image::run(&args),
         Command::Fuzz(args) => launch::fuzz(&args),
+        Command::Upstream(args) => upstream::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Lint(args) => lint::run(&args),
     };
