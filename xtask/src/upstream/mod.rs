@@ -19,9 +19,9 @@ use crate::{build_ebpf, machine, setup, tools};
 
 /// What is about services and can be answered by a cluster without a cloud.
 const FOCUS: &str = r"\[sig-network\] (Services|Conntrack|EndpointSlice|EndpointSliceMirroring|Networking Granular Checks: Services|HostPort|Proxy|Traffic Distribution|Service endpoints latency)|\[sig-network\].*(IPv6DualStack|SCTP)|\[sig-network\] Networking should check kube-proxy";
-/// What needs a load balancer or a network policy, restarts the cluster's own parts through a provider's machines, or asks for what only
-/// kube-proxy has.
-const SKIP: &str = r"Disruptive|LoadBalancer|KubeProxyNFAcct|LocalhostNodePorts|SCTP HostPort|NetworkPolicy|restarting";
+/// What needs a load balancer, a network policy or a kernel with SCTP, restarts the cluster's own parts through a
+/// provider's machines, or asks for what only kube-proxy has.
+const SKIP: &str = r"Disruptive|LoadBalancer|KubeProxyNFAcct|LocalhostNodePorts|SCTP HostPort|SCTPConnectivity|NetworkPolicy|restarting";
 /// Programs beside those of the lab.
 const PROGRAMS: &[(&str, &str)] = &[
     ("pkg-config", "pkg-config"),
