@@ -6,9 +6,9 @@
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use svc_agent::datapath::bpf::{self, MapShape};
-use svc_agent::datapath::{Globals, Hook, Maps, Programs, Sizes, maps};
+use svc_agent::datapath::{Globals, Hook, Maps, Object, Sizes, maps};
 use svc_common::tables::{Frontend, MAPS, Rule, SlotRange, flow, name};
 use svc_common::verdict::Reason;
 use svc_tests::lab::run::Run;
@@ -221,12 +221,14 @@ fn cramped(bpffs: &Path) -> Result<Node> {
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
     }
-    let (tables, _) = Maps::open_or_create(bpffs, sizes)?;
+    let tables = Maps::open_or_create(bpffs, sizes)?.maps;
     for shape in MAPS.iter().filter(|shape| [name::FLOWS_V4, name::FLOWS_V6].contains(&shape.name)) {
         let path = dir.join(shape.name);
         std::fs::remove_file(&path)?;
         let one = MapShape { kind: bpf::HASH, key: shape.key, value: shape.value, entries: 1, flags: 0 };
         bpf::pin(bpf::map_create(shape.name, one)?.as_fd(), &path)?;
     }
-    Ok(Node::of(Programs::load_pinned(bpffs, &Globals::TRIAL, &HOOKS)?, tables))
+    let (programs, refused) = Object::on_pinned(bpffs, &Globals::TRIAL)?.load(&HOOKS);
+    ensure!(refused.is_empty(), "{refused:?}");
+    Ok(Node::of(programs, tables))
 }

@@ -29,7 +29,7 @@ await() { # SECONDS COMMAND...
     local deadline=$((SECONDS + $1))
     shift
     until "$@" > /dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || { echo "not within its time: $*; logs: $work" >&2; return 1; }
+        [ $SECONDS -lt $deadline ] || { echo "not within its time: $*; logs: $SVC_UPSTREAM_REPORT" >&2; return 1; }
         sleep 0.2
     done
 }
