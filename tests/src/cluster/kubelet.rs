@@ -12,8 +12,6 @@ use crate::lab::Lab;
 use crate::lab::cluster::{PodSpec, pod_object};
 use crate::lab::place::Job;
 
-/// How long a pod that was told to end goes on serving: what people write into a preStop hook, shorter.
-const GRACE: Duration = Duration::from_millis(1500);
 /// How often the pods are looked through.
 const STEP: Duration = Duration::from_millis(20);
 /// How long a Deployment may take.
@@ -48,6 +46,18 @@ pub(super) fn write_status(lab: &Lab, api: &Api, name: &str, ready: bool) -> Res
     api.patch(&format!("{}/status", pods(name)), &json!({ "status": object["status"] })).map(drop)
 }
 
+/// No agent chooses a pod any more, and who had been sent there is done.
+fn is_left(cluster: &mut Cluster<'_>, name: &str) -> Result<bool> {
+    let pod = cluster.lab.pod(name)?;
+    let (place, ips) = (pod.place.clone(), pod.ips);
+    for node in 0..cluster.lab.nodes.len() {
+        if cluster.chooses(node, &ips)? {
+            return Ok(false);
+        }
+    }
+    Ok(place.output("ss", &["-Htn", "state", "established"])?.trim().is_empty())
+}
+
 /// Carries out what Deployments ask for.
 #[derive(Debug, Default)]
 pub struct Kubelet {
@@ -59,8 +69,8 @@ pub struct Kubelet {
 #[derive(Debug)]
 struct Running {
     _server: Job,
-    /// Since when it has been told to end.
-    ending: Option<Instant>,
+    /// It has been told to end.
+    ending: bool,
 }
 
 impl Kubelet {
@@ -75,8 +85,10 @@ impl Kubelet {
             } else if let Some(running) = self.running.get_mut(name)
                 && !pod["metadata"]["deletionTimestamp"].is_null()
             {
-                // Told to end: it goes on serving for a while, as every careful pod does, and is then confirmed as gone.
-                if running.ending.get_or_insert_with(Instant::now).elapsed() > GRACE {
+                // Told to end: it goes on serving for as long as anybody comes, as every careful pod does, and is then
+                // confirmed as gone.
+                running.ending = true;
+                if is_left(cluster, name)? {
                     self.running.remove(name);
                     cluster.withdraw_pod(name)?;
                 }
@@ -93,13 +105,13 @@ impl Kubelet {
         cluster.api.post(&format!("{}/binding", pods(name)), &binding)?;
         let port = pod["spec"]["containers"][0]["ports"][0]["containerPort"].as_u64().context("no containerPort")?;
         let server = run_pod(cluster.lab, &cluster.api, name, node, false, &[u16::try_from(port)?])?;
-        self.running.insert(name.into(), Running { _server: server, ending: None });
+        self.running.insert(name.into(), Running { _server: server, ending: false });
         Ok(())
     }
 
     /// Names of the pods that serve and were not told to end.
     pub fn serving(&self) -> Vec<&str> {
-        self.running.iter().filter(|(_, pod)| pod.ending.is_none()).map(|(name, _)| name.as_str()).collect()
+        self.running.iter().filter(|(_, pod)| !pod.ending).map(|(name, _)| name.as_str()).collect()
     }
 
     /// Goes on until a Deployment has what it asks for, and nothing of what it asked for before.

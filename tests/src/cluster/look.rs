@@ -72,11 +72,29 @@ impl Cluster<'_> {
         Ok(of_cluster_ips.filter_map(|row| Some(row["endpoints"].as_array()?.len())).sum())
     }
 
+    /// Whether a node has any of these addresses as an endpoint, for new connections.
+    pub fn chooses(&mut self, node: usize, ips: &[IpAddr]) -> Result<bool> {
+        for row in self.all_rows(node)? {
+            for endpoint in row["endpoints"].as_array().context("a row has endpoints")? {
+                let endpoint: SocketAddr = endpoint.as_str().context("an endpoint is text")?.parse()?;
+                if ips.contains(&endpoint.ip()) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     fn rows(&mut self, node: usize, service: &str) -> Result<Vec<Value>> {
+        let mut rows = self.all_rows(node)?;
+        rows.retain(|row| row["service"] == format!("default/{service}"));
+        Ok(rows)
+    }
+
+    fn all_rows(&mut self, node: usize) -> Result<Vec<Value>> {
         let bpffs = self.lab.nodes[node].bpffs.display().to_string();
         let said = self.lab.agent(node)?.run(&["services", "--bpffs", &bpffs, "-o", "json"])?;
-        let rows: Vec<Value> = serde_json::from_str(&said).with_context(|| format!("`services` said {said}"))?;
-        Ok(rows.into_iter().filter(|row| row["service"] == format!("default/{service}")).collect())
+        serde_json::from_str(&said).with_context(|| format!("`services` said {said}"))
     }
 
     /// Waits until a Service answers on a node at exactly these addresses.
