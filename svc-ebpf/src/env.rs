@@ -16,7 +16,7 @@ use svc_common::datapath::step;
 use svc_common::net::{Address, Port, V4, V6};
 use svc_common::tables::{
     Affinity, AffinityKey, Backend, Device, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Settings,
-    backend_stats_index,
+    backend_stats_index, flow,
 };
 use svc_common::verdict::Reason;
 
@@ -100,6 +100,25 @@ impl<A: Address> FlowEntry<A> for Entry<A> {
     }
 
     #[inline(always)]
+    fn claim(self, found: &Flow<A>) -> bool {
+        let [low, high] = found.flags.to_ne_bytes();
+        let word = |state| u32::from_ne_bytes([found.role, state, low, high]);
+        if found.state & flow::TAKEN != 0 {
+            return false;
+        }
+        // SAFETY: as in `get`. Role, state and flags share an aligned word.
+        let (_, unchanged) = unsafe {
+            let place = addr_of_mut!((*self.0).role).cast::<u32>();
+            atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                place,
+                word(found.state),
+                word(found.state | flow::TAKEN),
+            )
+        };
+        unchanged
+    }
+
+    #[inline(always)]
     fn set_second(self, addr: A, port: Port) {
         // The port says that the address is set, so it is written last.
         // SAFETY: as in `get`.
@@ -133,6 +152,16 @@ impl Kernel {
 fn refused(result: Result<(), i32>) -> Result<(), Refused> {
     const EEXIST: i32 = 17;
     result.map_err(|errno| if errno == -EEXIST { Refused::Taken } else { Refused::Full })
+}
+
+/// What [`crate::slow`] has answered as a number.
+#[inline(always)]
+fn answer(number: u32) -> Reserved {
+    match number {
+        0 => Reserved::No,
+        1 => Reserved::Yes,
+        _ => Reserved::Full,
+    }
 }
 
 /// Replaces an affinity record if it is still the one that was found; otherwise the one that is there.
@@ -217,11 +246,12 @@ macro_rules! kernel_env {
 
             #[inline(always)]
             fn reserve(&self, _scratch: &mut Room<$addr>, role: u8) -> Reserved {
-                match $slow::reserve(role.into()) {
-                    0 => Reserved::No,
-                    1 => Reserved::Yes,
-                    _ => Reserved::Full,
-                }
+                answer($slow::reserve(role.into()))
+            }
+
+            #[inline(always)]
+            fn take_over(&self, _scratch: &mut Room<$addr>, role: u8) -> Reserved {
+                answer($slow::take_over(role.into()))
             }
 
             #[inline(always)]

@@ -101,6 +101,7 @@ slow_paths! {
         1
     };
     reserve = "reserve_v4" (role) scratch => reserved(slow::reserve(&Kernel, &mut scratch, role as u8));
+    take_over = "take_over_v4" (role) scratch => reserved(slow::take_over(&Kernel, &mut scratch, role as u8));
 }
 
 slow_paths! {
@@ -118,6 +119,7 @@ slow_paths! {
         1
     };
     reserve = "reserve_v6" (role) scratch => reserved(slow::reserve(&Kernel, &mut scratch, role as u8));
+    take_over = "take_over_v6" (role) scratch => reserved(slow::take_over(&Kernel, &mut scratch, role as u8));
 }
 
 macro_rules! routes {

@@ -6,6 +6,7 @@ use std::hash::Hash;
 
 use svc_common::datapath::Translation;
 use svc_common::datapath::connection::Connection;
+use svc_common::datapath::conntrack::Reuse;
 use svc_common::datapath::env::{Env, Family, FlowEntry, Refused, Timeouts};
 use svc_common::datapath::scratch::Scratch;
 use svc_common::datapath::socket::Sockets;
@@ -14,7 +15,7 @@ use svc_common::net::Port;
 use svc_common::parse::{Packet, Piece};
 use svc_common::tables::{
     Affinity, AffinityKey, Backend, Device, FILTER_WORDS, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
-    Rule, Sender, Settings, SlotRange, SocketFlow, SocketKey, filter_bit,
+    Rule, Sender, Settings, SlotRange, SocketFlow, SocketKey, filter_bit, flow,
 };
 use svc_common::tuple::Tuple;
 use svc_common::verdict::Reason;
@@ -121,7 +122,7 @@ impl<A: Family + Hash> Fake<A> {
 pub fn empty_scratch<A: Family>() -> Box<Scratch<A>> {
     let tuple = Tuple::default();
     Box::new(Scratch {
-        packet: Packet { tuple, event: 0, piece: Piece::Whole, fragment_id: 0, length: 0, l3: 0, l4: 0 },
+        packet: Packet { tuple, event: 0, piece: Piece::Whole, clock: 0, fragment_id: 0, length: 0, l3: 0, l4: 0 },
         connection: Connection::default(),
         frontend: Frontend::default(),
         sender: Sender::Other,
@@ -130,11 +131,18 @@ pub fn empty_scratch<A: Family>() -> Box<Scratch<A>> {
         translation: Translation { tuple, steps: 0, reason: Reason::NotService },
         turned: tuple,
         reason: Reason::NotService,
-        reuse: false,
+        reuse: Reuse::Own,
         key: tuple.key().0,
         entry: Flow::default(),
+        found: Flow::default(),
         line: Line::default(),
     })
+}
+
+/// Whether an entry can be claimed by who has found it like this.
+pub fn is_as_found<A>(entry: &Flow<A>, found: &Flow<A>) -> bool {
+    let word = |flow: &Flow<A>| (flow.role, flow.state, flow.flags);
+    found.state & flow::TAKEN == 0 && word(entry) == word(found)
 }
 
 /// A flow entry by its key.
@@ -160,6 +168,15 @@ impl<A: Family + Hash> FlowEntry<A> for Entry<'_, A> {
 
     fn add_state(self, bits: u8) {
         self.change(|flow| flow.state |= bits);
+    }
+
+    fn claim(self, found: &Flow<A>) -> bool {
+        let before = self.get();
+        let claimed = is_as_found(&before, found);
+        if claimed {
+            self.add_state(flow::TAKEN);
+        }
+        claimed
     }
 
     fn set_second(self, addr: A, port: Port) {

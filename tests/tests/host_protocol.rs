@@ -267,6 +267,35 @@ fn an_answer_meets_the_sweep() {
     }
 }
 
+/// A connection over the node's ports, closed on both sides; three of them take all ports that there are.
+fn closed(client: u8, clock: u16) -> [Task; 4] {
+    let fin = Task::Request(request(client, 1, TCP), event::FIN);
+    [Task::Dial(request(client, 1, TCP), clock), REPLY, Task::Reply(event::FIN), fin]
+}
+
+/// Every port of the node belongs to a connection that is just over, or to one that lives, and two clients come at once.
+/// They get ports, one each, and nobody gets that of the living connection.
+fn dry(clocks: [u16; 2]) -> Scenario {
+    let living = [Task::Dial(request(1, 1, TCP), 100), REPLY];
+    let last = Task::Request(request(1, 1, TCP), 0);
+    let dials = [(4, clocks[0]), (5, clocks[1])].map(|(client, clock)| Task::Dial(request(client, 1, TCP), clock));
+    let later = [4, 5].map(|client| Task::Request(request(client, 1, TCP), 0));
+    Scenario {
+        prologue: [&living[..], &closed(2, 100), &closed(3, 300)].concat(),
+        pause: seconds(2),
+        actors: dials.iter().map(|dial| script(0, &[*dial])).collect(),
+        epilogue: vec![last, later[0], REPLY, later[1], REPLY],
+        room: 18,
+        ..scenario(Rule::SNAT)
+    }
+}
+
+#[test]
+fn ports_of_finished_connections_are_shared_out() {
+    holds("both ahead of one", dry([200, 200]));
+    holds("no timestamps", dry([0, 0]));
+}
+
 #[test]
 fn a_wrong_protocol_is_found() {
     let found = |scenario: Scenario, mutation| {
@@ -276,5 +305,6 @@ fn a_wrong_protocol_is_found() {
     assert!(found(first_packets(0, TCP, FIRST), Mutation::InsertReplaces), "two packets, two endpoints");
     assert!(found(lookalikes(0, [1, 1], [1, 2]), Mutation::InsertReplaces), "one flow takes another's entry");
     assert!(found(lookalikes(Rule::SNAT, [1, 2], [1, 1]), Mutation::InsertReplaces), "two flows, one port");
+    assert!(found(dry([200, 200]), Mutation::InsertReplaces), "one port for two");
     assert!(found(swept(0, datagram(1, 1)), Mutation::DeleteIsLost), "the endpoint that has gone");
 }

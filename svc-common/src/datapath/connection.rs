@@ -32,6 +32,8 @@ pub struct Connection<A> {
     pub opened: u32,
     /// Jiffies of its last packet that was noted.
     pub seen: u32,
+    /// The upper half of the TCP timestamp of its first packet; 0: not known.
+    pub clock: u16,
     /// IP protocol number.
     pub protocol: u8,
     /// `flow::*` state bits.
@@ -70,8 +72,9 @@ impl<A: Family> Connection<A> {
         self.backend_id = entry.backend;
         self.opened = entry.opened;
         self.seen = entry.seen;
+        self.clock = entry.clock;
         self.protocol = key.protocol;
-        self.state = entry.state;
+        self.state = entry.state & !flow::TAKEN;
     }
 
     /// The tuple of a request, as the entry with a `flow::*` role has it.
@@ -94,6 +97,7 @@ impl<A: Family> Connection<A> {
         self.middle_port = if winner.client_port == Port::NONE { self.client.port } else { winner.client_port };
         self.flags = winner.flags & !flow::LOW;
         self.backend_id = winner.backend;
+        self.clock = winner.clock;
     }
 
     /// Writes the entry with a `flow::*` role, and its key. In place and field by field: a value in passing would take
@@ -118,7 +122,7 @@ impl<A: Family> Connection<A> {
         entry.state = self.state;
         entry.flags = if low { self.flags | flow::LOW } else { self.flags };
         entry.client_port = if self.middle_port == self.client.port { Port::NONE } else { client_port };
-        entry.zero = 0;
+        entry.clock = self.clock;
     }
 
     /// Writes the key of the entry with a `flow::*` role. Whether the initiating end is the lower one.
@@ -149,6 +153,27 @@ pub const fn is_over(state: u8) -> bool {
     state & flow::RESET != 0 || state & FINISHED == FINISHED
 }
 
+/// How far the first timestamp of the connection in `new` is ahead of the last one of the connection in `old`, in units of
+/// 65,536 ms; `None` if it is behind, or one of them is not known, or the old connection was not closed by both sides, or
+/// only just (`idle`: jiffies since), so that its last packets may still be on their way.
+///
+/// A backend that remembers the old connection (TIME_WAIT) takes the first packet of another under the same addresses and
+/// ports for what it is if its timestamp is ahead (RFC 6191). Timestamps are milliseconds of a clock that begins anywhere:
+/// for each pair of client and service elsewhere in older systems, so that of the same pair the later connection is
+/// always ahead, by little; for each connection elsewhere in newer ones. Of any two others one in two is ahead.
+#[inline(always)]
+pub fn lead<A: Family, E: Env<A>>(env: &E, new: &Flow<A>, old: &Flow<A>, idle: u32) -> Option<u16> {
+    const FINISHED: u8 = flow::CLIENT_FIN | flow::BACKEND_FIN;
+    let on_their_way = idle < env.hz() / 32;
+    if new.clock == 0 || old.clock == 0 || old.state & FINISHED != FINISHED || on_their_way {
+        return None;
+    }
+    let lasted = u64::from(since(old.seen, old.opened)) * 1000;
+    let last = lasted.checked_div(u64::from(env.hz())).unwrap_or(0) >> 16;
+    let lead = new.clock.wrapping_sub(old.clock.wrapping_add(last as u16));
+    (lead as i16 >= 0).then_some(lead)
+}
+
 /// How long a connection in this state may be idle, in seconds.
 #[inline(always)]
 pub const fn lifetime(timeouts: &Timeouts, protocol: u8, state: u8) -> u32 {
@@ -176,6 +201,12 @@ pub const fn since(now: u32, then: u32) -> u32 {
 /// Whether an entry has been idle for longer than its state allows.
 #[inline(always)]
 pub fn has_expired<A: Family, E: Env<A>>(env: &E, protocol: u8, state: u8, seen: u32) -> bool {
+    is_too_long(env, protocol, state, since(env.now(), seen))
+}
+
+/// The same of so many jiffies.
+#[inline(always)]
+pub fn is_too_long<A: Family, E: Env<A>>(env: &E, protocol: u8, state: u8, idle: u32) -> bool {
     let limit = u64::from(lifetime(&env.timeouts(), protocol, state)) * u64::from(env.hz());
-    u64::from(since(env.now(), seen)) > limit
+    u64::from(idle) > limit
 }

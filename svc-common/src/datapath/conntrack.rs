@@ -5,6 +5,8 @@
 //!   another one, and takes the winner's connection.
 //! - When the tuple of client and backend is taken by another connection, the client gets another port between the
 //!   boundaries.
+//! - A key that belongs to a connection that is over is taken by who marks its entry first (see [`claim`]); who retires a
+//!   connection leaves entries alone that are another's by now.
 //! - The backend's entry is created where the source is translated: by the first marked packet at the backend's
 //!   boundary, or together with the others at XDP.
 //! - The client's boundary renews: at most once a second, and on every change of state, it writes the time and the state
@@ -14,19 +16,15 @@
 
 use crate::net::{Port, Protocol};
 use crate::parse::event;
-use crate::tables::{Flow, flow};
+use crate::tables::{Flow, FlowKey, flow};
 use crate::verdict::Reason;
 
-use super::connection::{Connection, has_expired, is_over, since};
+use super::connection::{Connection, has_expired, is_over, is_too_long, lead, since};
 use super::env::{Env, Family, FlowEntry as _, Refused};
 use super::scratch::Scratch;
 
-/// How many ports are tried that nobody has had for a while.
-pub const PROBES: u32 = 12;
-/// How many of them are tried once more, now also taking the port of a connection that is over. The backend still
-/// remembers it for a minute (TIME_WAIT) and may answer a client whose timestamps are behind with a stale
-/// acknowledgement, which costs that client a second.
-const REUSING: u32 = 4;
+/// How many ports are tried at most, and from which connections they are taken: see [`Attempt`].
+const PROBES: u32 = 40;
 /// From one port to the next that is tried: past neighbours, which were given out together and may all live long.
 const STRIDE: u32 = 601;
 
@@ -120,12 +118,24 @@ pub fn keep<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8) {
     }
 }
 
-/// Removes what a connection has stored besides its client's entry.
+/// Removes what a connection has stored besides its client's entry. The port of one that is over may have been given to
+/// another since (see [`reserve`]), whose entry stays.
 #[inline(always)]
 fn withdraw<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>) {
-    forget(env, scratch, flow::MIDDLE);
+    forget_own(env, scratch, flow::MIDDLE);
     if scratch.connection.node.is_set() {
-        forget(env, scratch, flow::BACKEND);
+        forget_own(env, scratch, flow::BACKEND);
+    }
+}
+
+/// Removes one entry of a connection, if it is that connection's.
+#[inline(never)]
+fn forget_own<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8) {
+    let Scratch { connection, key, entry, .. } = scratch;
+    connection.write(role, key, entry);
+    let own = |found: Flow<A>| found.role == role && found.first == entry.first && found.first_port == entry.first_port;
+    if env.flow(key).is_some_and(|present| own(present.get())) {
+        env.delete_flow(key);
     }
 }
 
@@ -207,14 +217,15 @@ pub fn remember_node<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ro
 #[inline(always)]
 fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) -> Result<(), Reason> {
     let start = first_port(env, &scratch.connection);
-    for probe in 0..PROBES + REUSING {
-        scratch.reuse = probe >= PROBES;
-        match env.reserve(scratch, flow::MIDDLE) {
+    for probe in 0..PROBES {
+        let attempt = Attempt::number(probe);
+        scratch.reuse = attempt.reuse;
+        match obtain(env, scratch, flow::MIDDLE) {
             Reserved::Yes => return Ok(()),
             Reserved::Full => return Err(Reason::TableFull),
             Reserved::No => {}
         }
-        scratch.connection.middle_port = translation_port(env, start, probe)?;
+        scratch.connection.middle_port = translation_port(env, start, attempt)?;
     }
     Err(Reason::NoSourcePort)
 }
@@ -224,10 +235,11 @@ fn reserve_middle<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) -> Re
 #[inline(always)]
 pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) -> Result<(), Reason> {
     let start = first_port(env, &scratch.connection);
-    for probe in 0..PROBES + REUSING {
-        scratch.reuse = probe >= PROBES;
-        scratch.connection.node.port = translation_port(env, start, probe)?;
-        match env.reserve(scratch, flow::BACKEND) {
+    for probe in 0..PROBES {
+        let attempt = Attempt::number(probe);
+        scratch.reuse = attempt.reuse;
+        scratch.connection.node.port = translation_port(env, start, attempt)?;
+        match obtain(env, scratch, flow::BACKEND) {
             Reserved::Yes => return Ok(()),
             Reserved::Full => return Err(Reason::TableFull),
             Reserved::No => {}
@@ -235,6 +247,47 @@ pub fn translate_source<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch)
     }
     scratch.connection.node.port = Port::NONE;
     Err(Reason::NoSourcePort)
+}
+
+/// From which connections a key may be taken, besides those that have expired. The backend remembers one that it has closed
+/// for a minute, and a first packet that it does not take for what it is costs the client a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reuse {
+    /// From the same client's to the same service: its packet is ahead by so little.
+    Own,
+    /// From any that its packet is ahead of.
+    Ahead,
+    /// From any that is over.
+    Over,
+}
+
+/// By how much a client's clock has moved on at most (see [`lead`]) if two connections are to be taken for its own: a
+/// quarter of an hour.
+const OWN_LEAD: u16 = 14;
+
+/// One try to get a port.
+#[derive(Clone, Copy)]
+struct Attempt {
+    /// How many ports behind the one whose turn it is; `None`: any one.
+    turn: Option<u32>,
+    reuse: Reuse,
+}
+
+impl Attempt {
+    /// First those whose turn it is, taking only what nobody else could use as well: if all took what they are ahead of,
+    /// the ports would gather at the client whose clock is ahead of the others', and he alone could use them. Then
+    /// what can be had at all. In the end any port: where nearly all belong to connections that live, a client
+    /// must not run into the very ports that the one before him has found taken.
+    #[inline(always)]
+    fn number(probe: u32) -> Self {
+        match probe {
+            0..6 => Self { turn: Some(probe), reuse: Reuse::Own },
+            6..26 => Self { turn: Some(probe - 6), reuse: Reuse::Ahead },
+            26..30 => Self { turn: Some(probe - 26), reuse: Reuse::Over },
+            _ => Self { turn: None, reuse: Reuse::Over },
+        }
+    }
 }
 
 /// Answer of [`reserve`].
@@ -250,20 +303,37 @@ pub enum Reserved {
 
 /// Stores the entry with this role, if its key is free or can be had.
 #[inline(always)]
+fn obtain<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch, role: u8) -> Reserved {
+    match env.reserve(scratch, role) {
+        Reserved::No => env.take_over(scratch, role),
+        answer => answer,
+    }
+}
+
+/// Stores the entry with this role if its key is free. It is left in the scratch.
+#[inline(always)]
 pub fn reserve<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8) -> Reserved {
-    let Scratch { connection, key, entry, reuse, .. } = scratch;
-    let reuse = *reuse;
+    let Scratch { connection, key, entry, .. } = scratch;
     connection.write(role, key, entry);
     match env.insert_flow(key, entry) {
-        Ok(()) => return Reserved::Yes,
-        Err(Refused::Full) => return Reserved::Full,
-        Err(Refused::Taken) => {}
+        Ok(()) => Reserved::Yes,
+        Err(Refused::Full) => Reserved::Full,
+        Err(Refused::Taken) => Reserved::No,
     }
+}
+
+/// Stores the entry in the scratch, which has this role, if its key belongs to a connection that needs it no more.
+#[inline(always)]
+pub fn take_over<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8) -> Reserved {
+    let Scratch { key, entry, found, reuse, .. } = scratch;
     let Some(present) = env.flow(key) else {
         return if env.insert_flow(key, entry).is_ok() { Reserved::Yes } else { Reserved::No };
     };
-    let found = present.get();
-    let expired = has_expired(env, key.protocol, found.state, found.seen);
+    let now = env.now();
+    // Not on the stack, of which XDP has none to spare here.
+    *found = present.get();
+    let idle = since(now, found.seen);
+    let expired = is_too_long(env, key.protocol, found.state, idle);
     let over = expired || is_over(found.state);
     // A node's end is never shared: it was allocated for one connection. The middle entry of a connection whose
     // client's entry was lost is found again here.
@@ -273,15 +343,29 @@ pub fn reserve<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, role: u8
         && found.first_port == entry.first_port
         && found.client_port == entry.client_port
         && found.flags & flow::LOW == entry.flags & flow::LOW;
-    if same && !over && since(env.now(), found.opened) < env.hz() {
+    if same && !over && since(now, found.opened) < env.hz() {
         // Another packet of the same connection is a moment ahead on another CPU.
         return Reserved::Yes;
     }
-    if (expired || over && reuse || same) && env.replace_flow(key, entry).is_ok() {
+    let taken = match (*reuse, lead(env, entry, found, idle)) {
+        (Reuse::Own, Some(lead)) => lead <= OWN_LEAD,
+        (Reuse::Ahead, Some(_)) => true,
+        (Reuse::Own | Reuse::Ahead, None) => false,
+        (Reuse::Over, _) => true,
+    };
+    if (same || (expired || over && taken) && claim(env, present, key, found)) && env.replace_flow(key, entry).is_ok() {
         Reserved::Yes
     } else {
         Reserved::No
     }
+}
+
+/// Makes sure that nobody else takes the key of an entry that was found. The place of an entry that has been replaced
+/// meanwhile may be another's by now, so who has marked it looks whether it was the entry under the key.
+#[inline(always)]
+fn claim<A: Family, E: Env<A>>(env: &E, present: E::Entry, key: &FlowKey<A>, found: &Flow<A>) -> bool {
+    let as_found = |now: Flow<A>| now.state & flow::TAKEN != 0 && now.opened == found.opened;
+    present.claim(found) && env.flow(key).is_some_and(|present| as_found(present.get()))
 }
 
 /// Where the search for a translation port begins. By turns for each backend, so that the port that comes next is the one
@@ -291,13 +375,15 @@ fn first_port<A: Family, E: Env<A>>(env: &E, connection: &Connection<A>) -> u32 
     env.opened(connection.backend_id).wrapping_add(connection.backend.addr.fold())
 }
 
-/// The port to try in this place, counted round the translation range.
+/// The port to try, counted round the translation range.
 #[inline(always)]
-fn translation_port<A: Family, E: Env<A>>(env: &E, start: u32, probe: u32) -> Result<Port, Reason> {
+fn translation_port<A: Family, E: Env<A>>(env: &E, start: u32, attempt: Attempt) -> Result<Port, Reason> {
     let settings = env.settings().ok_or(Reason::NoSourcePort)?;
     let (first, last) = (u32::from(settings.snat_port_first), u32::from(settings.snat_port_last));
-    let step = if probe < PROBES { probe } else { probe - PROBES };
-    let n = start.wrapping_add(step.wrapping_mul(STRIDE));
+    let n = match attempt.turn {
+        Some(turn) => start.wrapping_add(turn.wrapping_mul(STRIDE)),
+        None => env.random(),
+    };
     let offset = n.checked_rem((last + 1).wrapping_sub(first)).ok_or(Reason::NoSourcePort)?;
     Ok(Port::new(first.wrapping_add(offset) as u16))
 }

@@ -145,6 +145,9 @@ pub trait FlowEntry<A: Address>: Copy {
     fn set_seen(self, now: u32);
     /// Adds `flow::*` state bits.
     fn add_state(self, bits: u8);
+    /// Marks the entry as [`crate::tables::flow::TAKEN`], all at once, if it still has the role, state and flags that were found and
+    /// nobody has marked it. Whether it was marked by this call.
+    fn claim(self, found: &Flow<A>) -> bool;
     /// Remembers the translated source.
     fn set_second(self, addr: A, port: Port);
 }
@@ -258,6 +261,14 @@ pub trait Env<A: Family> {
         Self: Sized,
     {
         slow::reserve(self, scratch, role)
+    }
+
+    /// Runs [`slow::take_over`].
+    fn take_over(&self, scratch: &mut Self::Scratch, role: u8) -> Reserved
+    where
+        Self: Sized,
+    {
+        slow::take_over(self, scratch, role)
     }
 
     /// The flow entry under a key.

@@ -8,6 +8,7 @@ use crate::verdict::Reason;
 
 use super::Translation;
 use super::connection::Connection;
+use super::conntrack::Reuse;
 
 /// What the slow paths work on. Its content means nothing between two packets.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +31,14 @@ pub struct Scratch<A> {
     pub turned: Tuple<A>,
     /// why there is none.
     pub reason: Reason,
-    /// A key may be taken from a connection that is over.
-    pub reuse: bool,
+    /// From which connections a key may be taken.
+    pub reuse: Reuse,
     /// Key of the entry at hand.
     pub key: FlowKey<A>,
     /// The entry at hand.
     pub entry: Flow<A>,
+    /// The entry that has its key.
+    pub found: Flow<A>,
     /// What is said about the packet, if a person watches.
     pub line: Line,
 }

@@ -52,8 +52,8 @@ pub struct Flow<A> {
     /// [`Port::NONE`], unless the client's port had to be changed because its tuple with the backend was taken. Then
     /// the client's port between the boundaries (client view), or its own port (middle and backend view).
     pub client_port: Port,
-    /// Always 0.
-    pub zero: u16,
+    /// The upper half of the TCP timestamp of the client's first packet; 0: not known.
+    pub clock: u16,
 }
 
 /// Roles, state bits and flags of a [`Flow`].
@@ -75,6 +75,8 @@ pub mod flow {
     pub const BACKEND_FIN: u8 = 1 << 3;
     /// Either side has sent RST (SCTP: ABORT).
     pub const RESET: u8 = 1 << 4;
+    /// Of an entry, not of its connection: another connection is about to take its key.
+    pub const TAKEN: u8 = 1 << 5;
 
     /// The source has to be translated at the backend's boundary.
     pub const SNAT: u16 = 1 << 0;

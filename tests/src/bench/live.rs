@@ -90,6 +90,7 @@ fn store(node: &Node, client: &str, service: &str, backend: &str, own: &str) -> 
         service_id: 1,
         backend_id: 1,
         opened: now,
+        clock: 0,
         seen: now,
         protocol: Protocol::Tcp as u8,
         state: flow::REQUESTED | flow::REPLIED,

@@ -21,7 +21,7 @@ impl Hash for Slot {
         self.key.hash(state);
         self.used.hash(state);
         (flow.first, flow.second, flow.first_port, flow.second_port, flow.client_port).hash(state);
-        (flow.seen, flow.opened, flow.service, flow.backend, flow.role, flow.state, flow.flags).hash(state);
+        (flow.seen, flow.opened, flow.service, flow.backend, flow.role, flow.state, flow.flags, flow.clock).hash(state);
     }
 }
 

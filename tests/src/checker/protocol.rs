@@ -10,7 +10,7 @@ use svc_common::datapath::connection::has_expired;
 use svc_common::datapath::env::{Env as _, FlowEntry as _};
 use svc_common::datapath::{egress, ingress, step as steps};
 use svc_common::net::V4;
-use svc_common::parse::{Packet, Piece};
+use svc_common::parse::{Packet, Piece, event};
 use svc_common::tables::{Flow, FlowKey};
 use svc_common::tuple::Tuple;
 use svc_common::verdict::Reason;
@@ -28,6 +28,8 @@ const BACKEND_DEVICE: u32 = 2;
 pub enum Task {
     /// A packet of a client to a service, through both boundaries.
     Request(Tuple<V4>, u8),
+    /// The first packet of a TCP connection, with the upper half of the client's timestamp.
+    Dial(Tuple<V4>, u16),
     /// An answer to what this actor's last request, or the prologue's, became.
     Reply(u8),
     /// The garbage collector looks at every entry there is.
@@ -88,6 +90,7 @@ pub struct Scenario {
 struct Journey {
     tuple: Tuple<V4>,
     event: u8,
+    clock: u16,
     /// By which devices it arrives and leaves.
     devices: [u32; 2],
     /// It has passed the first boundary, with or without the mark.
@@ -232,15 +235,9 @@ impl Scenario {
     /// One access of an actor, and whatever follows from it without another.
     fn advance(&self, tables: &Tables<V4>, shared: &mut Shared, actor: &mut Actor, tasks: &[Task], die: u32) {
         match tasks[actor.at] {
-            Task::Request(tuple, event) => {
-                let journey = actor.journey.unwrap_or(Journey {
-                    tuple,
-                    event,
-                    devices: [CLIENT_DEVICE, BACKEND_DEVICE],
-                    marked: None,
-                });
-                let done = self.hook(tables, shared, &mut actor.log, die, journey);
-                self.note(actor, tuple, journey, done, Outcome::Delivered);
+            Task::Request(tuple, event) => self.request(tables, shared, actor, die, (tuple, event, 0)),
+            Task::Dial(tuple, clock) => {
+                self.request(tables, shared, actor, die, (tuple, event::OPEN | event::FIRST, clock));
             }
             Task::Reply(event) => {
                 let Some((request, delivered)) = actor.delivered else {
@@ -250,6 +247,7 @@ impl Scenario {
                 let journey = actor.journey.unwrap_or(Journey {
                     tuple: delivered.reversed(),
                     event,
+                    clock: 0,
                     devices: [BACKEND_DEVICE, CLIENT_DEVICE],
                     marked: None,
                 });
@@ -276,6 +274,21 @@ impl Scenario {
         }
     }
 
+    /// A packet of a client: tuple, event and clock.
+    fn request(
+        &self,
+        tables: &Tables<V4>,
+        shared: &mut Shared,
+        actor: &mut Actor,
+        die: u32,
+        (tuple, event, clock): (Tuple<V4>, u8, u16),
+    ) {
+        let devices = [CLIENT_DEVICE, BACKEND_DEVICE];
+        let journey = actor.journey.unwrap_or(Journey { tuple, event, clock, devices, marked: None });
+        let done = self.hook(tables, shared, &mut actor.log, die, journey);
+        self.note(actor, tuple, journey, done, Outcome::Delivered);
+    }
+
     /// One hook. `Some(Ok)`: the packet goes on like this; the flag is its mark.
     fn hook(
         &self,
@@ -285,8 +298,8 @@ impl Scenario {
         die: u32,
         journey: Journey,
     ) -> Option<Result<(Tuple<V4>, bool), Reason>> {
-        let Journey { tuple, event, devices: [arrives, leaves], .. } = journey;
-        let packet = Packet { tuple, event, piece: Piece::Whole, fragment_id: 0, length: 60, l3: 14, l4: 34 };
+        let Journey { tuple, event, clock, devices: [arrives, leaves], .. } = journey;
+        let packet = Packet { tuple, event, piece: Piece::Whole, clock, fragment_id: 0, length: 60, l3: 14, l4: 34 };
         let result = step((tables, Contested::Flows), shared, log, die, self.mutation, |env| {
             let mut packet = packet;
             match journey.marked {

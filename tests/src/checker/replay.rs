@@ -12,11 +12,11 @@ use svc_common::datapath::env::{Env, FlowEntry, Refused, Timeouts};
 use svc_common::datapath::scratch::Scratch;
 use svc_common::net::{Port, V4};
 use svc_common::tables::{
-    Affinity, AffinityKey, Backend, Device, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Settings,
+    Affinity, AffinityKey, Backend, Device, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Settings, flow,
 };
 
 use super::memory::Memory;
-use crate::fake::{Tables, empty_scratch};
+use crate::fake::{Tables, empty_scratch, is_as_found};
 
 /// What all jobs share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +68,7 @@ impl std::hash::Hash for FlowBits {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         let flow = &self.0;
         (flow.first, flow.second, flow.first_port, flow.second_port, flow.client_port).hash(state);
-        (flow.seen, flow.opened, flow.role, flow.state, flow.flags, flow.backend).hash(state);
+        (flow.seen, flow.opened, flow.role, flow.state, flow.flags, flow.backend, flow.clock).hash(state);
     }
 }
 
@@ -201,6 +201,17 @@ impl FlowEntry<V4> for Pointer<'_, '_> {
 
     fn add_state(self, bits: u8) {
         self.0.done(|shared| shared.flows.change(self.1, |flow| flow.state |= bits));
+    }
+
+    fn claim(self, found: &Flow<V4>) -> bool {
+        let answer = self.0.access(|shared| {
+            let claimed = is_as_found(&shared.flows.read(self.1), found);
+            if claimed {
+                shared.flows.change(self.1, |flow| flow.state |= flow::TAKEN);
+            }
+            Answer::Stored(Some(claimed))
+        });
+        answer == Answer::Stored(Some(true))
     }
 
     fn set_second(self, addr: V4, port: Port) {

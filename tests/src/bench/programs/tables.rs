@@ -134,6 +134,7 @@ impl Bench {
             service_id: 1,
             backend_id: 1,
             opened: now,
+            clock: 0,
             seen: now,
             protocol: Protocol::Tcp as u8,
             state: flow::REQUESTED | flow::REPLIED,
