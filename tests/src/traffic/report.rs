@@ -8,6 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+/// A packet that is lost is sent again after a second; so much sooner no answer takes that long without.
+pub const LATE: Duration = Duration::from_millis(900);
+
 /// Sums over all questions of a client.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -21,6 +24,8 @@ pub struct Report {
     pub sources: BTreeMap<String, u64>,
     /// The slowest answer, in milliseconds: about 1,000 and more means that a packet was lost and sent again.
     pub slowest_ms: u64,
+    /// Answers for which a packet had to be sent again: they took [`LATE`] or longer.
+    pub late: u64,
     /// How long all of it took, in milliseconds.
     pub took_ms: u64,
     /// Of a flow: at which millisecond another server began to answer.
@@ -36,6 +41,7 @@ impl Report {
             *self.sources.entry(peer.to_string()).or_default() += 1;
         }
         self.slowest_ms = self.slowest_ms.max(millis(took));
+        self.late += u64::from(took >= LATE);
     }
 
     /// Counts a failure.
@@ -54,6 +60,7 @@ impl Report {
             }
         }
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
+        self.late += other.late;
         self.took_ms = self.took_ms.max(other.took_ms);
         self.changes.extend(other.changes);
     }
