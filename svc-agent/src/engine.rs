@@ -220,6 +220,11 @@ impl Engine {
         commit
     }
 
+    /// The writes of the last commit have been carried out.
+    pub fn written(&mut self, now: Duration) {
+        self.applier.written(now);
+    }
+
     /// The own Node, completed by the machine's primary addresses.
     fn node_object(&self) -> Option<Node> {
         let mut node = self.world.node().cloned();

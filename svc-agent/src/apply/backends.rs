@@ -65,6 +65,12 @@ impl Backends {
         self.v6.release_unused(now);
     }
 
+    /// See [`Ids::written`].
+    pub(super) fn written(&mut self, end: Stamp) {
+        self.v4.written(end);
+        self.v6.written(end);
+    }
+
     /// Ids whose grace period is over, by family.
     pub(super) fn reclaim(&mut self, now: Stamp) -> [Vec<u32>; 2] {
         [self.v4.reclaim(now), self.v6.reclaim(now)]

@@ -107,6 +107,12 @@ impl<K: Clone + Eq + Hash> Ids<K> {
         reclaimed
     }
 
+    /// The writes of this round have ended: grace periods begin now.
+    pub(super) fn written(&mut self, end: Stamp) {
+        let of_round = self.released.iter_mut().rev().take_while(|(_, _, stamp)| stamp.round == end.round);
+        of_round.for_each(|(_, _, stamp)| *stamp = end);
+    }
+
     /// Whether an id has no key.
     pub(super) fn is_free(&self, id: u32) -> bool {
         self.entries.get(id as usize).is_none_or(Option::is_none)
@@ -169,6 +175,16 @@ mod tests {
 
     fn stamp(round: u64, seconds: u64) -> Stamp {
         Stamp { round, at: Duration::from_secs(seconds) }
+    }
+
+    #[test]
+    fn a_grace_period_begins_when_the_writes_have_ended() {
+        let mut ids = Ids::new(8);
+        assert_eq!(ids.acquire(&"a"), Some((1, true)));
+        ids.release(1, stamp(1, 0));
+        ids.written(stamp(1, 5));
+        assert!(ids.reclaim(stamp(2, 5)).is_empty());
+        assert_eq!(ids.reclaim(stamp(3, 6)), [1]);
     }
 
     #[test]

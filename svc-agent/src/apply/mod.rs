@@ -223,6 +223,15 @@ impl Applier {
         self.compile(draft)
     }
 
+    /// The writes of the last round have been carried out. What it has released waits from now on: until the last write
+    /// packets found it, and a round may take longer than the whole grace period.
+    pub fn written(&mut self, now: Duration) {
+        let end = Stamp { round: self.round, at: now };
+        self.ranges.written(end);
+        self.names.written(end);
+        self.backends.written(end);
+    }
+
     /// Services that wanted more than there was room for: to be planned and applied again with the next change.
     pub fn unsatisfied(&self) -> impl Iterator<Item = &ObjectKey> {
         self.unsatisfied.iter()

@@ -48,6 +48,12 @@ impl Ranges {
         }
     }
 
+    /// The writes of this round have ended: grace periods begin now.
+    pub(super) fn written(&mut self, end: Stamp) {
+        let of_round = self.released.iter_mut().rev().take_while(|(_, _, stamp)| stamp.round == end.round);
+        of_round.for_each(|(_, _, stamp)| *stamp = end);
+    }
+
     /// Gives back at once what was allocated in this round and never written.
     pub(super) fn undo(&mut self, base: u32, length: u32) {
         if let Some(length) = rounded(length).filter(|length| *length > 0) {

@@ -269,6 +269,22 @@ proptest! {
         prop_assert_eq!(survey(&lab.tables), survey(&Lab::from_scratch(&lab.world)));
     }
 
+    /// The writes of a round may take longer than the grace period.
+    #[test]
+    fn what_a_round_releases_is_kept_until_its_writes_are_grace_old(planned in planned(0)) {
+        let mut lab = Lab::new();
+        let slots = |lab: &Lab| lab.applier.fill()[4].1.used;
+        lab.step(0, Some(planned));
+        let in_use = slots(&lab);
+        lab.step(0, None);
+        lab.now += GRACE * 2;
+        lab.applier.written(lab.now);
+        lab.applier.apply(&[], &FirstName(&lab.world), lab.now + GRACE / 2);
+        prop_assert_eq!(slots(&lab), in_use, "a packet may have found them half a second ago");
+        lab.applier.apply(&[], &FirstName(&lab.world), lab.now + GRACE);
+        prop_assert_eq!(slots(&lab), 0);
+    }
+
     #[test]
     fn a_restart_writes_nothing_and_keeps_ids(history in prop::collection::vec(step(), 1..12)) {
         let mut lab = Lab::new();
