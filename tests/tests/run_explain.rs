@@ -46,6 +46,18 @@ fn every_protocol_and_family_by_every_way() {
     }
 }
 
+/// Without an address of its own a node cannot stand in for a sender, and that is what is said.
+#[test]
+fn a_node_without_an_address_is_named_as_the_reason() {
+    let mut explain = Explain::start(&web("  type: NodePort").replace(NODE, ""), DETECTOR);
+    for (from, to, family) in [("203.0.113.9", "10.96.0.10:80", "IPv4"), ("2001:db8::9", "[fd00:96::10]:80", "IPv6")] {
+        let answer = explain.ask(ask("uplink", from, to, "TCP"));
+        let reason = answer["reason"].as_str().unwrap_or_default();
+        assert_eq!(answer["outcome"], "drop", "{answer}");
+        assert!(reason.contains(&format!("has no {family} address")), "{answer}");
+    }
+}
+
 #[test]
 fn hairpin_is_always_translated() {
     let mut explain = Explain::start(&web("  type: NodePort\n  externalTrafficPolicy: Local"), DETECTOR);

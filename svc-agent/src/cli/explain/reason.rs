@@ -118,6 +118,12 @@ fn ended(machine: &Machine, packet: &Packet, reason: Reason, found: Option<&Matc
             to.port(),
             protocol.name()
         ),
+        (Reason::NoSourcePort, Some(found)) if machine.primary(to.ip()).is_none() => format!(
+            "{}: the sender's address has to become one of this node, which has no {} address (see --node and the \
+             InternalIPs of its Node object), so the packet is dropped",
+            found.title(),
+            Family::of(to.ip()).name()
+        ),
         (Reason::UnallocatedAddress, _) => {
             format!("{} lies inside a ServiceCIDR, but no Service has this address: dropped", to.ip())
         }
