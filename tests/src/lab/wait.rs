@@ -14,11 +14,16 @@ pub fn patience(usual: Duration) -> Duration {
     usual * times
 }
 
-/// Asks until the answer is `Ok`, and returns how long that took; past the deadline the last error is the answer.
+/// Asks until the answer is `Ok`, and returns how long that took. An answer that comes past the deadline is a failure,
+/// also the first `Ok`.
 pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> Result<()>) -> Result<Duration> {
     let (began, deadline) = (Instant::now(), patience(deadline));
     loop {
         match holds() {
+            Ok(()) if began.elapsed() > deadline => {
+                let (took, most) = (began.elapsed().as_secs_f32(), deadline.as_secs_f32());
+                bail!("{what}: only after {took:.1} s, not within {most:.1} s");
+            }
             Ok(()) => return Ok(began.elapsed()),
             Err(error) if began.elapsed() > deadline => {
                 bail!("{what}: not within {:.1} s: {error:#}", deadline.as_secs_f32());
