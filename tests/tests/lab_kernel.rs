@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use svc_agent::datapath::{bpf, empty, probe};
 use svc_tests::lab::place::{Job, Place};
 use svc_tests::lab::service::TestService;
-use svc_tests::lab::{self, At, Config, Lab};
+use svc_tests::lab::{self, At, Config, Lab, wait};
 use svc_tests::traffic::{self, Ask};
 
 const FILTERS: [&str; 2] = ["--tc", "clsact"];
@@ -115,6 +116,54 @@ fn everybody_is_served_by_filters_and_nobody_notices_a_kill() -> Result<()> {
             ensure!(found == ours(), "{device}: {found:?}");
         }
         Ok(())
+    })
+}
+
+/// Programs that somebody takes away come back, and everybody is served again; the agent says so once for each device.
+fn put_back(agent_args: &[&str], most: Duration, take_away: impl Fn(&Lab, &str) -> Result<f64>) -> Result<()> {
+    with_stage(agent_args, |lab, stage| {
+        let mut taken = 0.0;
+        for device in ["eth0", "cali1"] {
+            taken += take_away(lab, device)?;
+        }
+        let agent = lab.agent(0)?;
+        let took = wait::until("the programs are put back", most, || {
+            let back = agent.metric("svc_programs_put_back_total")?;
+            ensure!(back >= taken, "{back} of {taken} programs are back");
+            Ok(())
+        })?;
+        eprintln!("put back after {} ms", took.as_millis());
+        everybody_is_served(lab, stage)?;
+        let said = std::fs::read_to_string(lab.dir().join("node-a.log"))?;
+        ensure!(said.matches("somebody has taken").count() == 2, "one line a device: {said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn filters_that_go_with_their_qdisc_come_back() -> Result<()> {
+    put_back(&FILTERS, Duration::from_secs(1), |lab, device| {
+        lab.nodes[0].place.output("tc", &["qdisc", "del", "dev", device, "clsact"])?;
+        Ok(2.0)
+    })
+}
+
+/// The kernel says nothing when a link ends: the agent has to look.
+#[test]
+fn links_that_end_come_back() -> Result<()> {
+    if !probe::has_tcx() {
+        eprintln!("skipped: this kernel has no TCX");
+        return Ok(());
+    }
+    put_back(&[], Duration::from_secs(15), |lab, device| {
+        // "2: eth0@if3: <BROADCAST,..."
+        let line = lab.nodes[0].place.output("ip", &["-o", "link", "show", "dev", device])?;
+        let index = line.split(':').next().context("ip prints an index")?;
+        for program in ["tc_ingress", "tc_egress"] {
+            let pin = lab.nodes[0].bpffs.join(format!("links/{program}_{}", index.trim()));
+            std::fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+        }
+        Ok(2.0)
     })
 }
 

@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
@@ -21,6 +19,7 @@ use svc_common::net::{Address as _, V4, V6};
 use svc_common::tables::{Device, device};
 use tokio::sync::{Notify, watch};
 
+use super::announce::{is_other_route, is_traffic_control, takes_filters_away};
 use super::links::XdpMode;
 use super::primary;
 use crate::plan::Detector;
@@ -250,6 +249,8 @@ pub struct Watch {
     /// The present picture; changes are announced.
     pub network: watch::Receiver<Network>,
     again: Arc<Notify>,
+    /// Somebody has taken a qdisc or a filter from a device, whoever and whichever it was.
+    pub disturbed: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -268,6 +269,7 @@ impl Watch {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Tc,
         ];
         let (connection, handle, mut messages) =
             rtnetlink::new_multicast_connection(&groups).context("cannot listen to netlink")?;
@@ -276,11 +278,19 @@ impl Watch {
         let (sender, network) = watch::channel(first);
         let again = Arc::new(Notify::new());
         let asked = Arc::clone(&again);
+        let disturbed = Arc::new(Notify::new());
+        let disturbance = Arc::clone(&disturbed);
         let task = tokio::spawn(async move {
             loop {
                 tokio::select! {
                     message = messages.next() => match message {
                         Some((message, _)) if is_other_route(&message) => continue,
+                        Some((message, _)) if is_traffic_control(&message) => {
+                            if takes_filters_away(&message) {
+                                disturbance.notify_one();
+                            }
+                            continue;
+                        }
                         Some(_) => {}
                         None => break,
                     },
@@ -302,22 +312,12 @@ impl Watch {
             }
             connection.abort();
         });
-        Ok(Self { network, again, task })
+        Ok(Self { network, again, disturbed, task })
     }
 
     /// Takes another picture: programs that are attached by a link are not announced.
     pub fn look_again(&self) {
         self.again.notify_one();
-    }
-}
-
-/// Of routes only the default ones are looked at; a node that speaks BGP has very many others.
-fn is_other_route(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    match &message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
-            route.header.destination_prefix_length != 0
-        }
-        _ => false,
     }
 }
 

@@ -97,6 +97,11 @@ pub fn list(index: u32, direction: Direction) -> io::Result<Vec<Filter>> {
     Ok(answers.iter().filter_map(|(kind, body)| (*kind == NEW_FILTER).then(|| filter(body)).flatten()).collect())
 }
 
+/// Whether a device has the filter with this name.
+pub fn has(index: u32, direction: Direction, name: &str) -> io::Result<bool> {
+    Ok(list(index, direction)?.iter().any(|filter| filter.is(name)))
+}
+
 /// A body of RTM_NEWTFILTER. The kernel also lists each priority by itself, with a handle of 0.
 fn filter(body: &[u8]) -> Option<Filter> {
     let field = |index: usize| netlink::word(body.get(index * 4..)?).map(u32::from_ne_bytes);

@@ -130,6 +130,24 @@ impl Links {
         Ok(Attached::New)
     }
 
+    /// Whether a program is still where it was put on a device's TC hook.
+    pub fn has_tc(&self, hook: Hook, index: u32) -> io::Result<bool> {
+        if self.tcx {
+            return self.has_link(&Self::device_link(hook, index), |target| target == index);
+        }
+        let direction = if hook == Hook::TcEgress { Direction::Egress } else { Direction::Ingress };
+        filters::has(index, direction, hook.name())
+    }
+
+    /// Whether a link is still there and holds on to what `target` accepts: the index of a device, or not 0 for a cgroup.
+    pub fn has_link(&self, name: &str, target: impl Fn(u32) -> bool) -> io::Result<bool> {
+        match bpf::open_pin(&self.dir.join(name)) {
+            Ok(link) => Ok(target(bpf::link_info(link.as_fd())?.target)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes one attachment away, if it is there.
     pub fn detach(&self, name: &str) -> io::Result<()> {
         remove_pin(&self.dir.join(name))

@@ -25,6 +25,7 @@
 //! | [`probe`] | what this kernel and this network namespace are like |
 #![expect(unsafe_code, reason = "the boundary to the kernel; each block says why it is sound")]
 
+mod announce;
 pub mod bpf;
 pub mod cleanup;
 pub mod devices;

@@ -59,6 +59,7 @@ pub struct Recorder {
     sweeps: Histograms,
     swept: Labelled<OfFamily, Counter>,
     failures: Counter,
+    put_back: Counter,
     entries: Labelled<OfTable, Gauge>,
     expired: Labelled<OfFamily, Counter>,
     collections: Histogram,
@@ -122,6 +123,7 @@ impl Recorder {
             sweeps: Histograms::new_with_constructor(pass_histogram),
             swept: Labelled::default(),
             failures: Counter::default(),
+            put_back: Counter::default(),
             entries: Labelled::default(),
             expired: Labelled::default(),
             collections: pass_histogram(),
@@ -173,6 +175,11 @@ impl Recorder {
             "svc_write_failures",
             "Passes that the kernel refused; the tables were read back and the pass repeated",
             recorder.failures.clone(),
+        );
+        registry.register(
+            "svc_programs_put_back",
+            "Programs that somebody else had taken from a device or a cgroup and that were attached again",
+            recorder.put_back.clone(),
         );
         registry.register(
             "svc_table_entries",
@@ -257,6 +264,11 @@ impl Recorder {
     /// A pass has failed.
     pub fn failed(&self) {
         self.failures.inc();
+    }
+
+    /// Programs that somebody else had taken away have been put back.
+    pub fn put_back(&self, programs: u64) {
+        self.put_back.inc_by(programs);
     }
 
     /// A sweep has ended.

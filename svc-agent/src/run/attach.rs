@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use svc_common::tables::{Device, device};
 use tokio::sync::mpsc;
 
 use crate::cli::flags::{FastPath, Flags, SocketLb, TcHook};
-use crate::datapath::devices::{Role, Served};
+use crate::datapath::devices::{self, Role, Served};
 use crate::datapath::gc::Gc;
 use crate::datapath::links::{Attached, Links, XdpMode};
 use crate::datapath::trace::Trace;
@@ -60,6 +61,8 @@ pub(super) struct Attachments {
     links: Links,
     fast_path: FastPath,
     served: BTreeMap<u32, Device>,
+    /// Where the socket programs are attached.
+    cgroup: Option<PathBuf>,
     /// Names of links that are in use.
     wanted: BTreeSet<String>,
     /// What was said before.
@@ -74,6 +77,7 @@ impl Attachments {
             links: Links::new(&flags.bpffs, flags.tc == TcHook::Auto && probe::has_tcx())?,
             fast_path: flags.external_fast_path,
             served: BTreeMap::new(),
+            cgroup: None,
             wanted: BTreeSet::new(),
             said: BTreeSet::new(),
         })
@@ -95,7 +99,13 @@ impl Attachments {
             return Ok(());
         }
         let path = flags.cgroup.clone().map_or_else(pins::cgroup_root, Ok)?;
-        let cgroup = File::open(&path).with_context(|| format!("cannot open cgroup {}", path.display()))?;
+        self.put_sockets(&path)?;
+        self.cgroup = Some(path);
+        Ok(())
+    }
+
+    fn put_sockets(&mut self, path: &Path) -> anyhow::Result<()> {
+        let cgroup = File::open(path).with_context(|| format!("cannot open cgroup {}", path.display()))?;
         for (hook, at) in Hook::SOCKET.into_iter().filter(|(hook, _)| self.programs.has(*hook)) {
             self.links.attach_socket(&self.programs, hook, at, cgroup.as_fd())?;
             self.wanted.insert(hook.name().to_owned());
@@ -148,6 +158,50 @@ impl Attachments {
             self.served.insert(*index, served.entry);
         }
         changed
+    }
+
+    /// Puts back what somebody else has taken away: a qdisc with our filters in it, or a link. Number of programs that were
+    /// missing.
+    pub(super) fn put_back(&mut self, served: &BTreeMap<u32, Served>) -> u64 {
+        let mut missing = 0;
+        for (index, served) in served {
+            if !self.served.contains_key(index) {
+                continue;
+            }
+            let tc = [Hook::TcIngress, Hook::TcEgress].into_iter().filter(|hook| !self.has_tc(*hook, *index));
+            let link = Links::device_link(Hook::XdpUplink, *index);
+            let xdp = self.wanted.contains(&link) && !self.has_link(&link, |target| target == *index);
+            let gone: Vec<_> = tc.chain(xdp.then_some(Hook::XdpUplink)).map(Hook::name).collect();
+            // Links also end with their device, which is announced a moment later.
+            if gone.is_empty() || devices::name(*index).is_none() {
+                continue;
+            }
+            missing += gone.len() as u64;
+            tracing::warn!("{}: somebody has taken {} away; attached again", served.name, gone.join(" and "));
+            if self.attach(*index, served).is_none() {
+                self.served.remove(index);
+            }
+        }
+        let Some(path) = self.cgroup.clone() else { return missing };
+        let sockets = Hook::SOCKET.into_iter().map(|(hook, _)| hook.name());
+        let gone: Vec<_> = sockets.filter(|n| self.wanted.contains(*n) && !self.has_link(n, |at| at != 0)).collect();
+        if !gone.is_empty() {
+            missing += gone.len() as u64;
+            tracing::warn!("{}: somebody has taken {} away; attached again", path.display(), gone.join(" and "));
+            if let Err(error) = self.put_sockets(&path) {
+                self.say(format!("{error:#}"));
+            }
+        }
+        missing
+    }
+
+    /// Whether it is there, or cannot be looked for: then nothing is to be done about it.
+    fn has_tc(&self, hook: Hook, index: u32) -> bool {
+        self.links.has_tc(hook, index).unwrap_or(true)
+    }
+
+    fn has_link(&self, name: &str, target: impl Fn(u32) -> bool) -> bool {
+        self.links.has_link(name, target).unwrap_or(true)
     }
 
     /// Puts the programs on one device, and says whether XDP is among them; `None` if it has to be tried again.

@@ -41,6 +41,8 @@ use sweeper::Sweeper;
 const BATCHING: Duration = Duration::from_millis(50);
 /// How long the Node and the ServiceCIDRs are waited for once Services and EndpointSlices are there.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often programs are looked for that somebody else may have taken away without a word.
+const PATROL: Duration = Duration::from_secs(10);
 /// How long after a failed write the next attempt comes.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -134,6 +136,9 @@ impl Agent {
             collector: None,
         };
         agent.network_changed(&mut watch);
+        let disturbed = Arc::clone(&watch.disturbed);
+        let mut patrol = tokio::time::interval(PATROL);
+        patrol.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
             let again = agent.again.map(tokio::time::Instant::from_std);
@@ -151,6 +156,8 @@ impl Agent {
                 }
                 Some(loaded) = programs.recv() => agent.attach(loaded, flags, &mut watch)?,
                 loaded = &mut loading => loaded.context("loading the programs broke off")??,
+                () = disturbed.notified() => agent.put_back(&watch),
+                _ = patrol.tick() => agent.put_back(&watch),
                 () = sleep_until(again) => {}
                 collection = collected(&mut agent.collector) => agent.observer.collected(collection.as_ref()),
                 swept = agent.sweeper.finished() => agent.observer.swept(swept.as_ref()),
@@ -207,6 +214,12 @@ impl Agent {
         Ok(())
     }
 
+    /// Puts back what somebody else has taken away.
+    fn put_back(&mut self, watch: &Watch) {
+        let missing = self.attachments.put_back(&watch.network.borrow().devices);
+        self.observer.put_back(missing);
+    }
+
     fn network_changed(&mut self, watch: &mut Watch) {
         let network = watch.network.borrow_and_update().clone();
         let devices = network.devices.iter().map(|(index, served)| (*index, served.entry)).collect();
@@ -261,10 +274,11 @@ impl Agent {
             self.recover();
             return;
         }
+        self.engine.written(self.began.elapsed());
         if !commit.writes.is_empty() {
             let (services, writes) = (commit.planned.len(), commit.writes.len());
             tracing::debug!("{services} services, {writes} writes in {:?}", now.elapsed());
-            self.again = Some(now + apply::GRACE);
+            self.again = Some(Instant::now() + apply::GRACE);
         }
         if let Some(at) = commit.again.map(|at| self.began + at) {
             self.again = Some(self.again.map_or(at, |again| again.min(at)));

@@ -137,6 +137,11 @@ impl Observer {
         self.recorder.failed();
     }
 
+    /// So many programs had been taken away by somebody else.
+    pub(super) fn put_back(&self, missing: u64) {
+        self.recorder.put_back(missing);
+    }
+
     /// The flow tables have been walked; `None`: that failed.
     pub(super) fn collected(&self, collection: Option<&Collection>) {
         collection.into_iter().for_each(|collection| self.recorder.collected(collection));
