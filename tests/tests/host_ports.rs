@@ -63,18 +63,18 @@ impl<A: Number> Node<A> {
     fn send(&self, client: u8, event: u8, clock: u16) -> Result<End<A>, Reason> {
         let tuple = Self::request(client);
         let mut packet = packet(tuple, event, clock);
-        let at_client = ingress(&&self.0, &mut packet, CLIENTS)?;
+        let at_client = ingress(&&self.0, &packet, CLIENTS)?;
         packet.tuple = at_client.tuple;
         let marked = at_client.steps & step::MARK != 0;
-        Ok(egress(&&self.0, &mut packet, BACKENDS, marked, false)?.tuple.source)
+        Ok(egress(&&self.0, &packet, BACKENDS, marked, false)?.tuple.source)
     }
 
     /// The backend's packet to a source that it has seen.
     fn answer(&self, source: End<A>, event: u8) -> Result<(), Reason> {
         let backend = End::new(A::number(1, 1), Port::new(8080));
         let mut packet = packet(Tuple { source: backend, destination: source, protocol: TCP }, event, 0);
-        packet.tuple = ingress(&&self.0, &mut packet, BACKENDS)?.tuple;
-        let tuple = egress(&&self.0, &mut packet, CLIENTS, false, false)?.tuple;
+        packet.tuple = ingress(&&self.0, &packet, BACKENDS)?.tuple;
+        let tuple = egress(&&self.0, &packet, CLIENTS, false, false)?.tuple;
         assert_eq!(tuple.source, Self::request(1).destination, "the client sees the Service");
         Ok(())
     }

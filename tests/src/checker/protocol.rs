@@ -300,12 +300,9 @@ impl Scenario {
     ) -> Option<Result<(Tuple<V4>, bool), Reason>> {
         let Journey { tuple, event, clock, devices: [arrives, leaves], .. } = journey;
         let packet = Packet { tuple, event, piece: Piece::Whole, clock, fragment_id: 0, length: 60, l3: 14, l4: 34 };
-        let result = step((tables, Contested::Flows), shared, log, die, self.mutation, |env| {
-            let mut packet = packet;
-            match journey.marked {
-                None => ingress(&env, &mut packet, arrives),
-                Some(marked) => egress(&env, &mut packet, leaves, marked, false),
-            }
+        let result = step((tables, Contested::Flows), shared, log, die, self.mutation, |env| match journey.marked {
+            None => ingress(&env, &packet, arrives),
+            Some(marked) => egress(&env, &packet, leaves, marked, false),
         })?;
         Some(match result {
             Ok(translation) => Ok((translation.tuple, translation.steps & steps::MARK != 0)),

@@ -193,8 +193,7 @@ impl Encounter {
             l4: 34,
         };
         let result = step((tables, Contested::Tables), &mut journey.shared, &mut journey.log, self.die, None, |env| {
-            let mut packet = arrived;
-            ingress(&env, &mut packet, 1)
+            ingress(&env, &arrived, 1)
         });
         if let Some(result) = result {
             let end = match result {

@@ -123,9 +123,9 @@ pub fn hear(to: SocketAddr, hops: u32, size: usize) -> Result<()> {
     ear.set_read_timeout(Some(PATIENCE))?;
     let socket = client::udp(to)?;
     if to.is_ipv4() {
-        socket.set_ttl(hops)?
+        socket.set_ttl(hops)?;
     } else {
-        SockRef::from(&socket).set_unicast_hops_v6(hops)?
+        SockRef::from(&socket).set_unicast_hops_v6(hops)?;
     }
     let own = socket.local_addr()?;
     socket.send(&vec![7; size])?;
