@@ -19,6 +19,8 @@ struct Args {
     /// Only on request: it needs a control plane and takes long.
     control: bool,
     endpoints: usize,
+    /// Changes at each size, of the control plane.
+    changes: Option<usize>,
     plan: e2e::Plan,
     json: Option<PathBuf>,
     svg: Option<PathBuf>,
@@ -47,7 +49,7 @@ fn main() -> Result<()> {
     }
     if args.control {
         let services = args.plan.services.clone();
-        let plan = control::Plan { services, endpoints: args.endpoints, rounds: args.plan.rounds.max(20) };
+        let plan = control::Plan { services, endpoints: args.endpoints, rounds: args.changes.unwrap_or(20) };
         control::run(&plan, &mut report, &say)?;
     }
     print!("{}", report.table());
@@ -62,8 +64,17 @@ fn main() -> Result<()> {
 
 fn parse(words: &[String]) -> Result<Args> {
     let plan = e2e::Plan { services: vec![10, 10_000], rounds: 5, time: Duration::from_millis(200), hostile: false };
-    let mut args =
-        Args { programs: true, e2e: true, scale: true, control: false, endpoints: 10, plan, json: None, svg: None };
+    let mut args = Args {
+        programs: true,
+        e2e: true,
+        scale: true,
+        control: false,
+        endpoints: 10,
+        changes: None,
+        plan,
+        json: None,
+        svg: None,
+    };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} wants a value; {USAGE}"));
@@ -78,7 +89,10 @@ fn parse(words: &[String]) -> Result<Args> {
                 }
                 other => bail!("--only {other}: there is programs, e2e, scale and control-plane; {USAGE}"),
             },
-            "--rounds" => args.plan.rounds = value()?.parse().context("--rounds wants a number")?,
+            "--rounds" => {
+                args.plan.rounds = value()?.parse().context("--rounds wants a number")?;
+                args.changes = Some(args.plan.rounds);
+            }
             "--millis" => args.plan.time = Duration::from_millis(value()?.parse().context("--millis wants a number")?),
             "--services" => {
                 let numbers: Result<_, _> = value()?.split(',').map(str::parse).collect();
@@ -105,8 +119,12 @@ fn worker(words: &[String]) -> Result<()> {
             println!("{}", serde_json::to_string(&measured)?);
             Ok(())
         }
-        [serve, port] if serve == "serve" => Ok(load::serve(port.parse()?)?),
+        [serve, port] if serve == "serve" => {
+            load::pin()?;
+            Ok(load::serve(port.parse()?)?)
+        }
         [word, to, millis] => {
+            load::pin()?;
             let exchange =
                 Exchange::ALL.into_iter().find(|exchange| exchange.word() == word).context("no such load")?;
             let sample = load::measure(exchange, to.parse()?, Duration::from_millis(millis.parse()?))?;
