@@ -77,6 +77,8 @@ fn measure(
         say(&format!("{services} Services with {} endpoints each", plan.endpoints));
         fill(cluster, there..services, plan.endpoints)?;
         there = services;
+        // An odd number of changes has left the other one: the first change would be none.
+        cluster.api.put(&slices("probe-x"), &probe_slice(ips[0], 0))?;
         let mut sides = [Side::agent(cluster)?, Side::proxy(cluster, &proxy)?];
         let mut latencies = [Vec::new(), Vec::new()];
         let before = [sides[0].cpu()?, sides[1].cpu()?];
