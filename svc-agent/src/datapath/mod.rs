@@ -32,6 +32,7 @@ pub mod devices;
 pub mod empty;
 pub mod filters;
 pub mod gc;
+pub mod heap;
 pub mod links;
 pub mod load;
 pub mod maps;

@@ -26,7 +26,7 @@ use crate::cli::flags::{FastPath, Flags, SourceFlag};
 use crate::datapath::devices::{Selection, Watch};
 use crate::datapath::gc::Collection;
 use crate::datapath::maps::Opened;
-use crate::datapath::{Maps, Writer, maps, pins, ports};
+use crate::datapath::{Maps, Writer, heap, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
 use crate::source::kubernetes::ClientOptions;
@@ -257,7 +257,7 @@ impl Agent {
             return;
         }
         (self.again, self.blocked) = (None, None);
-        let commit = self.engine.commit(self.began.elapsed());
+        let mut commit = self.engine.commit(self.began.elapsed());
         for (service, remark) in &commit.remarks {
             match service {
                 Some(service) => {
@@ -287,7 +287,12 @@ impl Agent {
             tracing::info!("the state is in force {} ms after the start", self.began.elapsed().as_millis());
         }
         self.observer.committed(&self.engine, &commit, now.elapsed());
-        self.sweeper.sweep(commit.stale);
+        let everything = commit.everything;
+        self.sweeper.sweep(std::mem::take(&mut commit.stale));
+        drop(commit);
+        if everything {
+            heap::give_back();
+        }
     }
 
     fn recover(&mut self) {

@@ -42,7 +42,13 @@ pub struct Plan {
 pub fn run(plan: &Plan, report: &mut Report, say: &dyn Fn(&str)) -> Result<()> {
     let tools = Tools::find()?.context("needs a control plane: run it by `cargo xtask bench --control`")?;
     let proxy = tools.optional("kube-proxy")?;
-    lab::with(Config { hostile: false, ..Config::default() }, |lab| {
+    // By default there is room for 100,000 endpoints; what it costs is measured with room for what there is.
+    let services = plan.services.iter().copied().max().unwrap_or_default() + 100;
+    let agent_args = vec![
+        format!("--max-services={}", services.max(10_000)),
+        format!("--max-endpoints={}", (services * plan.endpoints).max(100_000)),
+    ];
+    lab::with(Config { hostile: false, agent_args, ..Config::default() }, |lab| {
         say("the control plane starts");
         let mut cluster = Cluster::start(lab, tools)?;
         let result = measure(plan, &mut cluster, proxy, report, say);
