@@ -209,6 +209,8 @@ impl Agent {
                 self.collector = self.attachments.gc()?.map(|gc| Collector::new(gc, &self.maps));
                 self.attachments.forget_others()?;
                 self.observer.attached();
+                // The object has been given up.
+                heap::give_back();
             }
         }
         Ok(())

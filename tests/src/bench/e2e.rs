@@ -272,7 +272,24 @@ fn describe(count: usize, all: &[Rounds; 3], report: &mut Report) {
     report.groups.push(Group { title: format!("iperf3, one stream ({count} services)"), bars });
 
     // Ratios and differences of neighbours in time: noise that lasts longer than a round cancels.
-    let [direct, svc] = [0, 2].map(|way| &all[way].samples);
+    let [direct, nftables, svc] = [0, 1, 2].map(|way| &all[way].samples);
+    let of = |exchange: usize, other: &[Vec<Sample>; 4], one: &[Vec<Sample>; 4]| -> Vec<f64> {
+        one[exchange].iter().zip(&other[exchange]).map(|(one, other)| one.rate / other.rate).collect()
+    };
+    let mut bars = Vec::new();
+    for (index, exchange) in Exchange::ALL.into_iter().enumerate() {
+        for (name, other, one) in [
+            ("svc, of direct", direct, svc),
+            ("nftables, of direct", direct, nftables),
+            ("svc, of nftables", nftables, svc),
+        ] {
+            let what = format!("{}: {name}", exchange.word());
+            bars.push(Figure::of("", &what, "ratio", &of(index, other, one)));
+        }
+    }
+    report
+        .groups
+        .push(Group { title: format!("rates measured within a second of each other ({count} services)"), bars });
     let pairs = |exchange: usize, of: fn(&Sample, &Sample) -> f64| -> Vec<f64> {
         direct[exchange].iter().zip(&svc[exchange]).map(|(direct, svc)| of(svc, direct)).collect()
     };
