@@ -63,6 +63,7 @@ pub(super) fn make(programs: &Path, folder: &Path) -> Result<()> {
     }
     let names = [
         tag("registry.k8s.io/e2e-test-images/agnhost", "Agnhost")?,
+        tag("registry.k8s.io/e2e-test-images/busybox", "BusyBox")?,
         tag("registry.k8s.io/build-image/distroless-iptables", "DistrolessIptables")?,
         // agnhost can wait too. The second name is that of each pod's sandbox in `cluster.sh`.
         tag("registry.k8s.io/pause", "Pause")?,
