@@ -38,8 +38,12 @@ await() { # SECONDS COMMAND...
 away() {
     local status=$?
     trap - EXIT INT TERM
+    # The shell would name each that it has killed.
+    exec 2> /dev/null
     for node in $nodes; do kill -KILL "$(cat "$work/$node/first" 2> /dev/null)" 2> /dev/null || :; done
     [ ${#running[@]} -eq 0 ] || kill -KILL "${running[@]}" 2> /dev/null || :
+    # What was started through a shell's function has the shell between.
+    for end in control $nodes; do ip netns pids "$id-$end" 2> /dev/null; done | xargs --no-run-if-empty kill -KILL 2> /dev/null || :
     wait 2> /dev/null || :
     mkdir -p "$SVC_UPSTREAM_REPORT"
     cp "$work"/*.log "$SVC_UPSTREAM_REPORT" 2> /dev/null || :
