@@ -56,9 +56,8 @@ pub struct Packet<A> {
     pub event: u8,
     /// Which part of a datagram this is.
     pub piece: Piece,
-    /// The upper half of the sender's TCP timestamp, if this packet can only be a first one; 0: not known.
-    pub clock: u16,
-    /// Identification of the datagram if it comes in fragments.
+    /// Identification of the datagram if it comes in fragments. A whole packet has something else there: see
+    /// [`Packet::clock`]. One field for both, because the kernel's stack has no room for another.
     pub fragment_id: u32,
     /// Number of bytes from the network header on.
     pub length: u32,
@@ -66,6 +65,16 @@ pub struct Packet<A> {
     pub l3: usize,
     /// Offset of the transport header in the frame.
     pub l4: usize,
+}
+
+impl<A> Packet<A> {
+    /// The upper half of the sender's TCP timestamp, if this packet can only be a first one; 0: not known.
+    #[inline(always)]
+    pub fn clock(&self) -> u16 {
+        let is_whole = matches!(self.piece, Piece::Whole);
+        let is_syn = self.tuple.protocol == Protocol::Tcp as u8 && self.event & event::FIRST != 0;
+        if is_whole && is_syn { self.fragment_id as u16 } else { 0 }
+    }
 }
 
 /// Result of following what stands before the transport header.
@@ -239,7 +248,7 @@ fn finish<F: Frame + ?Sized, A: Address>(
     length: u32,
     transport: Transport,
 ) -> Result<Packet<A>, Reason> {
-    let Transport { protocol, l4, piece, fragment_id } = transport;
+    let Transport { protocol, l4, piece, mut fragment_id } = transport;
     // Bytes of the frame behind the end of the packet are padding, whatever they look like.
     let needed = match Protocol::from_number(protocol) {
         _ if piece == Piece::Later => 0,
@@ -251,7 +260,6 @@ fn finish<F: Frame + ?Sized, A: Address>(
     if ((l4 - l3 + needed) as u32) > length {
         return Err(Reason::Malformed);
     }
-    let mut clock = 0;
     let (from, to, event) = if piece == Piece::Later {
         (Port::NONE, Port::NONE, 0)
     } else {
@@ -262,8 +270,8 @@ fn finish<F: Frame + ?Sized, A: Address>(
                     return Err(Reason::Malformed);
                 }
                 let event = tcp_event(tcp.flags);
-                if event & event::FIRST != 0 {
-                    clock = tcp_clock(frame, l4, tcp.offset);
+                if event & event::FIRST != 0 && piece == Piece::Whole {
+                    fragment_id = tcp_clock(frame, l4, tcp.offset).into();
                 }
                 (tcp.ports.source, tcp.ports.destination, event)
             }
@@ -279,7 +287,7 @@ fn finish<F: Frame + ?Sized, A: Address>(
         }
     };
     let tuple = Tuple { source: End::new(source, from), destination: End::new(destination, to), protocol };
-    Ok(Packet { tuple, event, piece, clock, fragment_id, length, l3, l4 })
+    Ok(Packet { tuple, event, piece, fragment_id, length, l3, l4 })
 }
 
 /// Protocols without ports: nobody can know what goes on between their ends, so each packet may begin something; but

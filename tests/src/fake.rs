@@ -122,7 +122,7 @@ impl<A: Family + Hash> Fake<A> {
 pub fn empty_scratch<A: Family>() -> Box<Scratch<A>> {
     let tuple = Tuple::default();
     Box::new(Scratch {
-        packet: Packet { tuple, event: 0, piece: Piece::Whole, clock: 0, fragment_id: 0, length: 0, l3: 0, l4: 0 },
+        packet: Packet { tuple, event: 0, piece: Piece::Whole, fragment_id: 0, length: 0, l3: 0, l4: 0 },
         connection: Connection::default(),
         frontend: Frontend::default(),
         sender: Sender::Other,

@@ -96,7 +96,7 @@ impl<A: Number> Node<A> {
 }
 
 fn packet<A: Address>(tuple: Tuple<A>, event: u8, clock: u16) -> Packet<A> {
-    Packet { tuple, event, piece: Piece::Whole, clock, fragment_id: 0, length: 60, l3: 14, l4: 34 }
+    Packet { tuple, event, piece: Piece::Whole, fragment_id: clock.into(), length: 60, l3: 14, l4: 34 }
 }
 
 /// All ports rest; the one that is taken is that of the connection whose timestamps the new client's is ahead of.

@@ -137,7 +137,7 @@ pub fn choose<A: Family, E: Env<A>>(env: &E, scratch: &mut Scratch<A>, ifindex: 
     connection.backend_id = id;
     connection.opened = now;
     connection.seen = now;
-    connection.clock = packet.clock;
+    connection.clock = packet.clock();
     connection.protocol = tuple.protocol;
     connection.state = flow::REQUESTED;
     if flags & flow::TURNED != 0 {

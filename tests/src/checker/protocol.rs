@@ -299,7 +299,8 @@ impl Scenario {
         journey: Journey,
     ) -> Option<Result<(Tuple<V4>, bool), Reason>> {
         let Journey { tuple, event, clock, devices: [arrives, leaves], .. } = journey;
-        let packet = Packet { tuple, event, piece: Piece::Whole, clock, fragment_id: 0, length: 60, l3: 14, l4: 34 };
+        let packet =
+            Packet { tuple, event, piece: Piece::Whole, fragment_id: clock.into(), length: 60, l3: 14, l4: 34 };
         let result = step((tables, Contested::Flows), shared, log, die, self.mutation, |env| match journey.marked {
             None => ingress(&env, &packet, arrives),
             Some(marked) => egress(&env, &packet, leaves, marked, false),

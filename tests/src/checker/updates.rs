@@ -186,7 +186,6 @@ impl Encounter {
             tuple: self.packet,
             event: event::OPEN | event::FIRST,
             piece: Piece::Whole,
-            clock: 0,
             fragment_id: 0,
             length: 60,
             l3: 14,
