@@ -10,7 +10,7 @@ use svc_common::line::Line;
 use svc_common::net::{V4, V6};
 use svc_common::tables::{
     Affinity, AffinityKey, Backend, BackendStats, Device, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
-    Held, ServiceRecord, Settings, SocketFlow, SocketKey, Stats, entries,
+    Held, Peer, ServiceRecord, Settings, SocketFlow, SocketKey, Stats, entries,
 };
 
 /// Data part of a key of the source-range tries: [`svc_common::tables::SourcePrefix`] without its length.
@@ -56,6 +56,8 @@ maps! {
     HELD_V6: LruHashMap<FragmentKey<V6>, Held>;
     SOCKETS_V4: LruHashMap<SocketKey<V4>, SocketFlow<V4>>;
     SOCKETS_V6: LruHashMap<SocketKey<V6>, SocketFlow<V6>>;
+    PEERS_V4: Array<Peer<V4>>;
+    PEERS_V6: Array<Peer<V6>>;
     SERVICE_STATS: PerCpuArray<Stats>;
     BACKEND_STATS: Array<BackendStats>;
     REASONS: PerCpuArray<u64>;

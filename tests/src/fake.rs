@@ -15,7 +15,7 @@ use svc_common::net::Port;
 use svc_common::parse::{Packet, Piece};
 use svc_common::tables::{
     Affinity, AffinityKey, Backend, Device, FILTER_WORDS, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
-    Rule, Sender, Settings, SlotRange, SocketFlow, SocketKey, filter_bit, flow,
+    Peer, Rule, Sender, Settings, SlotRange, SocketFlow, SocketKey, filter_bit, flow,
 };
 use svc_common::tuple::Tuple;
 use svc_common::verdict::Reason;
@@ -87,6 +87,8 @@ pub struct Fake<A: Hash + Eq> {
     pub tables: Tables<A>,
     /// Socket records.
     pub sockets: RefCell<HashMap<SocketKey<A>, SocketFlow<A>>>,
+    /// What TCP sockets have dialled, by place.
+    pub peers: RefCell<HashMap<u32, Peer<A>>>,
     /// Affinity records.
     pub affinity: RefCell<HashMap<AffinityKey<A>, Affinity>>,
     /// What another CPU writes before the next affinity record is stored.
@@ -104,6 +106,7 @@ impl<A: Family + Hash> Fake<A> {
         Self {
             tables,
             sockets: RefCell::default(),
+            peers: RefCell::default(),
             affinity: RefCell::default(),
             rival: Cell::default(),
             flows: RefCell::default(),
@@ -316,5 +319,13 @@ impl<A: Family + Hash> Sockets<A> for &Fake<A> {
     fn set_socket(&self, key: &SocketKey<A>, record: &SocketFlow<A>) -> bool {
         self.sockets.borrow_mut().insert(*key, *record);
         true
+    }
+
+    fn peer(&self, cookie: u64) -> Option<Peer<A>> {
+        self.peers.borrow().get(&Peer::<A>::index(cookie)).copied()
+    }
+
+    fn set_peer(&self, cookie: u64, peer: &Peer<A>) {
+        self.peers.borrow_mut().insert(Peer::<A>::index(cookie), *peer);
     }
 }

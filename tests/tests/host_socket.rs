@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use svc_common::datapath::env::Family;
 use svc_common::datapath::socket::{Call, connect, probe, reverse, send};
 use svc_common::net::{Port, V4, V6};
-use svc_common::tables::{Affinity, Backend, Frontend, FrontendKey, Rule, SlotRange, settings};
+use svc_common::tables::{Affinity, Backend, Frontend, FrontendKey, PEERS, Rule, SlotRange, settings};
 use svc_common::tuple::{End, Tuple};
 use svc_common::verdict::Reason;
 use svc_tests::fake::{Fake, Tables};
@@ -104,6 +104,22 @@ fn all_of_127_is_loopback() {
     let dialled = call(true, TCP, V4::new(Ipv4Addr::new(127, 8, 9, 10)), 30080);
     let backend = connect(&&fake, &dialled).expect("translated");
     assert_eq!(reverse(&&fake, dialled.cookie, TCP, backend), Some(dialled.destination), "what was dialled comes back");
+}
+
+fn younger_takes_the_place<A: Numbered>() {
+    let fake = world::<A>();
+    let old = call(true, TCP, A::number(96, 1), 80);
+    let young = Call { cookie: old.cookie + u64::from(PEERS), ..old };
+    let dialled = |call: &Call<A>, backend| reverse(&&fake, call.cookie, TCP, backend);
+    let first = connect(&&fake, &old).expect("translated");
+    assert_eq!(dialled(&young, first), None, "another socket's record");
+    let second = connect(&&fake, &young).expect("translated");
+    assert_eq!((dialled(&old, first), dialled(&young, second)), (None, Some(young.destination)));
+}
+
+#[test]
+fn a_younger_tcp_socket_takes_the_place_of_an_older_one() {
+    both(younger_takes_the_place::<V4>, younger_takes_the_place::<V6>);
 }
 
 fn what_is_refused<A: Numbered>() {

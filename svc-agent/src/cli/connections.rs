@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use serde::Serialize;
 use svc_common::net::{Address, Port, Protocol};
-use svc_common::tables::{Entry, Flow, FlowKey, SocketFlow, SocketKey, flow, socket};
+use svc_common::tables::{Entry, Flow, FlowKey, Peer, SocketFlow, SocketKey, flow, socket};
 
 use super::{ShowArgs, show};
 use crate::datapath::table::Table;
@@ -46,6 +46,8 @@ pub(super) fn run(args: &ShowArgs) -> anyhow::Result<()> {
     flows(&maps.flows_v6, &context, &mut rows).context("FLOWS_V6")?;
     sockets(&maps.sockets_v4, &context, &mut rows).context("SOCKETS_V4")?;
     sockets(&maps.sockets_v6, &context, &mut rows).context("SOCKETS_V6")?;
+    peers(&maps.peers_v4, &context, &mut rows).context("PEERS_V4")?;
+    peers(&maps.peers_v6, &context, &mut rows).context("PEERS_V6")?;
     rows.sort_unstable();
     let headings = ["PROTOCOL", "CLIENT", "SERVICE ADDRESS", "ENDPOINT", "SOURCE", "SERVICE", "STATE", "IDLE"];
     show::rows(args.output, &rows, headings, "nothing is translated", |row| {
@@ -146,6 +148,27 @@ where
             service: context.service(flow.service),
             state: "translated at the socket",
             idle: context.idle(flow.seen),
+        });
+    })
+}
+
+fn peers<A: Address>(table: &Table<u32, Peer<A>>, context: &Context<'_>, rows: &mut Vec<Row>) -> std::io::Result<()>
+where
+    Peer<A>: Entry,
+{
+    table.for_each(|_, peer| {
+        if peer.cookie == [0; 2] {
+            return;
+        }
+        rows.push(Row {
+            protocol: show::protocol(Protocol::Tcp as u8),
+            client: None,
+            service_address: end(peer.service, peer.service_port),
+            endpoint: end(peer.backend, peer.backend_port),
+            translated_source: None,
+            service: context.service(peer.service_id),
+            state: "translated at the socket",
+            idle: context.idle(peer.seen),
         });
     })
 }

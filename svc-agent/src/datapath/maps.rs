@@ -111,6 +111,10 @@ maps! {
     sockets_v4: Table<tables::SocketKey<V4>, tables::SocketFlow<V4>> = SOCKETS_V4;
     /// Translated sockets, IPv6.
     sockets_v6: Table<tables::SocketKey<V6>, tables::SocketFlow<V6>> = SOCKETS_V6;
+    /// What TCP sockets have dialled, IPv4.
+    peers_v4: Table<u32, tables::Peer<V4>> = PEERS_V4;
+    /// What TCP sockets have dialled, IPv6.
+    peers_v6: Table<u32, tables::Peer<V6>> = PEERS_V6;
     /// Counters by service id.
     service_stats: PerCpuTable<tables::Stats> = SERVICE_STATS;
     /// Counters by [`tables::backend_stats_index`].

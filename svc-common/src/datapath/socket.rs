@@ -13,7 +13,7 @@
 
 use crate::hash::mix;
 use crate::net::{Port, Protocol};
-use crate::tables::{Frontend, FrontendKey, Rule, Sender, SocketFlow, SocketKey, settings, socket};
+use crate::tables::{Frontend, FrontendKey, Peer, Rule, Sender, SocketFlow, SocketKey, settings, socket};
 use crate::tuple::{End, Tuple};
 use crate::verdict::{Outcome, Reason};
 
@@ -26,6 +26,10 @@ pub trait Sockets<A: Family>: Env<A> {
     fn socket(&self, key: &SocketKey<A>) -> Option<SocketFlow<A>>;
     /// Stores a socket record; whether it was stored.
     fn set_socket(&self, key: &SocketKey<A>, record: &SocketFlow<A>) -> bool;
+    /// What stands in the place of a TCP socket: its own record, or another one's.
+    fn peer(&self, cookie: u64) -> Option<Peer<A>>;
+    /// Stores the record of a TCP socket.
+    fn set_peer(&self, cookie: u64, peer: &Peer<A>);
 }
 
 /// What a socket call says.
@@ -47,8 +51,13 @@ pub struct Call<A> {
 #[inline(always)]
 pub fn connect<A: Family, E: Sockets<A>>(env: &E, call: &Call<A>) -> Result<End<A>, Reason> {
     let record = open(env, call)?;
-    // Without this record only getpeername() is wrong.
-    env.set_socket(&reverse_key(call, &record), &reverse_record(call, &record));
+    // Without its record only a socket's getpeername() is wrong. One of TCP needs no more than a place in a table, which
+    // costs a tenth of an entry in a map that has to make room; the agent has to find those of UDP when their endpoint goes.
+    if call.protocol == Protocol::Tcp as u8 {
+        env.set_peer(call.cookie, &peer_record(call, &record));
+    } else {
+        env.set_socket(&reverse_key(call, &record), &reverse_record(call, &record));
+    }
     Ok(End::new(record.addr, record.port))
 }
 
@@ -85,6 +94,11 @@ pub fn probe<A: Family, E: Sockets<A>>(env: &E, tuple: &Tuple<A>, opening: bool)
 /// recvmsg() and getpeername(): the service address that the process knows for this peer.
 #[inline(always)]
 pub fn reverse<A: Family, E: Sockets<A>>(env: &E, cookie: u64, protocol: u8, peer: End<A>) -> Option<End<A>> {
+    if protocol == Protocol::Tcp as u8 {
+        let record = env.peer(cookie).filter(|record| record.cookie == words(cookie))?;
+        let dialled = End::new(record.service, record.service_port);
+        return (End::new(record.backend, record.backend_port) == peer).then_some(dialled);
+    }
     let record = env.socket(&key(cookie, protocol, peer, socket::REVERSE))?;
     Some(End::new(record.addr, record.port))
 }
@@ -210,7 +224,27 @@ fn reverse_record<A: Family>(call: &Call<A>, record: &SocketFlow<A>) -> SocketFl
     SocketFlow { addr: call.destination.addr, port: call.destination.port, ..*record }
 }
 
+/// The same for a socket of TCP.
+#[inline(always)]
+fn peer_record<A: Family>(call: &Call<A>, record: &SocketFlow<A>) -> Peer<A> {
+    Peer {
+        cookie: words(call.cookie),
+        backend: record.addr,
+        service: call.destination.addr,
+        backend_port: record.port,
+        service_port: call.destination.port,
+        service_id: record.service,
+        seen: record.seen,
+    }
+}
+
+/// A cookie as records have it.
+#[inline(always)]
+const fn words(cookie: u64) -> [u32; 2] {
+    [cookie as u32, (cookie >> 32) as u32]
+}
+
 #[inline(always)]
 fn key<A: Family>(cookie: u64, protocol: u8, end: End<A>, kind: u8) -> SocketKey<A> {
-    SocketKey { cookie: [cookie as u32, (cookie >> 32) as u32], addr: end.addr, port: end.port, kind, protocol }
+    SocketKey { cookie: words(cookie), addr: end.addr, port: end.port, kind, protocol }
 }

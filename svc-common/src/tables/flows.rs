@@ -200,3 +200,35 @@ pub struct SocketFlow<A> {
     /// Low 32 bits of jiffies when the socket last used it; written at most once a second.
     pub seen: u32,
 }
+
+/// Value of the peer tables: what a TCP socket that was translated at connect() has dialled. The index is the socket's cookie,
+/// by [`Peer::index`]; a younger socket takes the place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes)]
+#[repr(C)]
+pub struct Peer<A> {
+    /// Socket cookie, low word first; 0 while the rest is being written.
+    pub cookie: [u32; 2],
+    /// The backend to which it is connected.
+    pub backend: A,
+    /// The service address that its process knows.
+    pub service: A,
+    /// Port that belongs to `backend`.
+    pub backend_port: Port,
+    /// Port that belongs to `service`.
+    pub service_port: Port,
+    /// Id of the service port.
+    pub service_id: u32,
+    /// Low 32 bits of jiffies when it was connected.
+    pub seen: u32,
+}
+
+impl<A> Peer<A> {
+    /// Where the record of a socket stands. Cookies are numbers in order.
+    #[inline(always)]
+    pub const fn index(cookie: u64) -> u32 {
+        cookie as u32 & (PEERS - 1)
+    }
+}
+
+/// Number of peer records of a family, a power of two.
+pub const PEERS: u32 = 65_536;

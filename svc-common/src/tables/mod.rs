@@ -16,8 +16,8 @@ mod shapes;
 
 pub use counters::{BackendStats, Collected, ServiceRecord, Stats, backend_stats_index};
 pub use flows::{
-    Affinity, AffinityKey, Flow, FlowKey, Fragment, FragmentKey, HELD, HELD_BYTES, Held, SocketFlow, SocketKey, flow,
-    socket,
+    Affinity, AffinityKey, Flow, FlowKey, Fragment, FragmentKey, HELD, HELD_BYTES, Held, PEERS, Peer, SocketFlow,
+    SocketKey, flow, socket,
 };
 pub use frontends::{Algorithm, Backend, Frontend, FrontendKey, Rule, Sender, SlotRange, backend};
 pub use node::{
@@ -73,6 +73,8 @@ entry! {
     FragmentKey<V4> = 16: V4, V4, u32, u8, u8, u16;
     FragmentKey<V6> = 40: V6, V6, u32, u8, u8, u16;
     Fragment = 8: Port, Port, u32;
+    Peer<V4> = 28: [u32; 2], V4, V4, Port, Port, u32, u32;
+    Peer<V6> = 52: [u32; 2], V6, V6, Port, Port, u32, u32;
     Held = 2048: u32, u32, [u8; HELD_BYTES];
     Device = 24: u32, V4, V6;
     SocketKey<V4> = 16: [u32; 2], V4, Port, u8, u8;

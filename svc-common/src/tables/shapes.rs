@@ -4,7 +4,7 @@ use crate::net::{V4, V6};
 
 use super::{
     Affinity, AffinityKey, Backend, BackendStats, Device, FILTER_WORDS, Flow, FlowKey, Fragment, FragmentKey, Frontend,
-    FrontendKey, Held, Prefix, ServiceRecord, Settings, SocketFlow, SocketKey, SourcePrefix, Stats,
+    FrontendKey, Held, PEERS, Peer, Prefix, ServiceRecord, Settings, SocketFlow, SocketKey, SourcePrefix, Stats,
 };
 
 /// Kinds of BPF map that the datapath uses.
@@ -124,6 +124,10 @@ maps! {
     SOCKETS_V4: LruHash<SocketKey<V4>, SocketFlow<V4>>(32_768), Programs;
     /// Translated sockets, IPv6.
     SOCKETS_V6: LruHash<SocketKey<V6>, SocketFlow<V6>>(32_768), Programs;
+    /// What TCP sockets have dialled, IPv4.
+    PEERS_V4: Array<u32, Peer<V4>>(PEERS), Programs;
+    /// What TCP sockets have dialled, IPv6.
+    PEERS_V6: Array<u32, Peer<V6>>(PEERS), Programs;
     /// Counters by service id.
     SERVICE_STATS: PerCpuArray<u32, Stats>(32_768), Programs;
     /// New and retired connections by backend, both families: see [`backend_stats_index`].
