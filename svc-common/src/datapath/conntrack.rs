@@ -88,7 +88,7 @@ fn keep_all<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) {
 }
 
 /// Removes all entries.
-#[inline(always)]
+#[inline(never)]
 fn retire<A: Family, E: Env<A>>(env: &E, scratch: &mut E::Scratch) {
     forget(env, scratch, flow::CLIENT);
     withdraw(env, scratch);
