@@ -8,6 +8,7 @@
 mod node;
 mod services;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -20,13 +21,20 @@ use crate::datapath::devices::{Selection, Watch};
 use crate::engine::{Commit, Engine};
 use crate::model::{Event, Kind};
 use crate::source::kubernetes::{self, ClientOptions};
-use crate::source::manifest;
+use crate::source::{Contact, manifest};
 
 use node::KubeProxy;
 use services::Sides;
 
 /// How long the API server may take to list everything.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may refuse or be away: a way of listing that it does not know is replaced by another within that.
+const TROUBLE: Duration = Duration::from_secs(3);
+/// How often that is looked at.
+const STEP: Duration = Duration::from_millis(100);
+/// What can be done about it.
+const WAY_OUT: &str = "give --kubeconfig FILE with one who may list Services, EndpointSlices, Nodes and ServiceCIDRs, or \
+                       --manifests PATH";
 
 /// Looks, compares and reports.
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
@@ -76,8 +84,17 @@ async fn objects(args: &DoctorArgs, flags: &Flags) -> anyhow::Result<Engine> {
     let server = args.flags.api_server.clone().or_else(|| flags.api_server.clone());
     let kubeconfig = args.flags.kubeconfig.clone().or_else(|| flags.kubeconfig.clone());
     let (sender, mut events) = mpsc::channel(16);
-    let source =
-        kubernetes::watch(ClientOptions { kubeconfig, server }, flags.node_name(), std::sync::Arc::default(), sender);
+    let contact = Arc::<Contact>::default();
+    let client = ClientOptions { kubeconfig, server };
+    let source = kubernetes::watch(client, flags.node_name(), Arc::clone(&contact), sender);
+    let trouble = async {
+        loop {
+            tokio::time::sleep(STEP).await;
+            if let Some(reason) = contact.trouble(TROUBLE) {
+                return reason;
+            }
+        }
+    };
     let listing = async {
         while let Some(batch) = events.recv().await {
             batch.into_iter().for_each(|event| engine.fold(event));
@@ -88,9 +105,10 @@ async fn objects(args: &DoctorArgs, flags: &Flags) -> anyhow::Result<Engine> {
     };
     tokio::select! {
         () = listing => {}
-        ended = source => ended.context("or give --manifests PATH")?,
+        Err(error) = source => bail!("{error:#}; or give --manifests PATH"),
+        reason = trouble => bail!("the API server does not list {reason}; {WAY_OUT}"),
         () = tokio::time::sleep(PATIENCE) => {
-            bail!("the API server has not listed everything within {} s", PATIENCE.as_secs());
+            bail!("the API server has not listed everything within {} s; {WAY_OUT}", PATIENCE.as_secs());
         }
     }
     Ok(engine)

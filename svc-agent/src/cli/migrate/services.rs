@@ -25,7 +25,8 @@ pub(super) struct Sides {
 /// One line a change.
 pub(super) fn changes(service: &Service, sides: &Sides) -> Vec<String> {
     let mut changes = Vec::new();
-    if service.other_proxy || service.headless {
+    // Without a cluster IP (headless, ExternalName) neither of the two serves it.
+    if service.other_proxy || service.cluster_ips.is_empty() {
         return changes;
     }
     for family in
@@ -113,6 +114,15 @@ mod tests {
         );
         let inside = service("{clusterIP: 10.96.0.1, ports: [{port: 80}]}");
         assert_eq!(changes(&inside, &sides), [""; 0]);
+    }
+
+    #[test]
+    fn what_neither_serves_does_not_change() {
+        let sides = Sides { old_scheduler: Algorithm::RoundRobin, ..sides(&["10.0.0.5"], true, &[]) };
+        let ports = "ports: [{port: 80}]";
+        for spec in ["clusterIP: None", "type: ExternalName, externalName: svc.example"] {
+            assert_eq!(changes(&service(&format!("{{{spec}, {ports}}}")), &sides), [""; 0], "{spec}");
+        }
     }
 
     #[test]

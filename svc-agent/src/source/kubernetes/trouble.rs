@@ -35,7 +35,8 @@ impl Trouble {
         let old = lasting.take().filter(|lasting| now - lasting.last < self.pace.list_stall);
         let mut trouble = old.unwrap_or(Lasting { since: now, last: now, said: None });
         trouble.last = now;
-        self.contact.lost(self.kind, trouble.since, now + self.pace.list_stall);
+        let reason = format!("{}: {text}", self.plural);
+        self.contact.lost(self.kind, trouble.since, now + self.pace.list_stall, reason);
         if trouble.said.is_none_or(|said| now - said >= self.pace.repeat) {
             trouble.said = Some(now);
             let age = (now - trouble.since).as_secs();
