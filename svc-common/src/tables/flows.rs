@@ -231,4 +231,4 @@ impl<A> Peer<A> {
 }
 
 /// Number of peer records of a family, a power of two.
-pub const PEERS: u32 = 65_536;
+pub const PEERS: u32 = 32_768;

@@ -120,10 +120,10 @@ maps! {
     HELD_V4: LruHash<FragmentKey<V4>, Held>(128), Programs;
     /// Fragments that wait for the first of their datagram, IPv6.
     HELD_V6: LruHash<FragmentKey<V6>, Held>(128), Programs;
-    /// Translated sockets, IPv4.
-    SOCKETS_V4: LruHash<SocketKey<V4>, SocketFlow<V4>>(32_768), Programs;
-    /// Translated sockets, IPv6.
-    SOCKETS_V6: LruHash<SocketKey<V6>, SocketFlow<V6>>(32_768), Programs;
+    /// Translated sockets of UDP, IPv4.
+    SOCKETS_V4: LruHash<SocketKey<V4>, SocketFlow<V4>>(16_384), Programs;
+    /// Translated sockets of UDP, IPv6.
+    SOCKETS_V6: LruHash<SocketKey<V6>, SocketFlow<V6>>(16_384), Programs;
     /// What TCP sockets have dialled, IPv4.
     PEERS_V4: Array<u32, Peer<V4>>(PEERS), Programs;
     /// What TCP sockets have dialled, IPv6.
