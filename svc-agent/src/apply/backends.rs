@@ -30,6 +30,12 @@ impl Backends {
         }
     }
 
+    /// See [`Ids::pass_over`]; IPv4, IPv6.
+    pub(super) fn pass_over(&mut self, last: [u32; 2]) {
+        self.v4.pass_over(last[0]);
+        self.v6.pass_over(last[1]);
+    }
+
     /// One more reference to the id of a backend, and what has to be written if the id is new; `None` if there is no room.
     pub(super) fn acquire(&mut self, addr: SocketAddr, local: bool) -> Option<(u32, Option<Write>)> {
         match addr.ip() {

@@ -137,6 +137,15 @@ impl<K: Clone + Eq + Hash> Ids<K> {
         is_first
     }
 
+    /// Leaves ids up to `last` out, as long as that leaves half of all.
+    pub(super) fn pass_over(&mut self, last: u32) {
+        if last < self.capacity / 2 {
+            while self.entries.len() as u32 <= last {
+                self.entries.push(None);
+            }
+        }
+    }
+
     /// One more reference to an id that was restored.
     pub(super) fn hold(&mut self, id: u32) {
         if let Some(entry) = self.entries.get_mut(id as usize).and_then(Option::as_mut) {
@@ -208,6 +217,16 @@ mod tests {
         let mut ids = Ids::new(2);
         assert!(ids.acquire(&"a").is_some());
         assert!(ids.acquire(&"b").is_none());
+    }
+
+    #[test]
+    fn ids_that_are_passed_over_are_not_given_out() {
+        let mut ids = Ids::new(8);
+        ids.pass_over(3);
+        assert_eq!(ids.acquire(&"a"), Some((4, true)));
+        let mut full = Ids::new(8);
+        full.pass_over(4);
+        assert_eq!(full.acquire(&"a"), Some((1, true)), "too many to do without");
     }
 
     #[test]

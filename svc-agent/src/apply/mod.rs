@@ -42,7 +42,7 @@ use crate::plan::{Planned, PortId};
 
 pub use globals::Globals;
 pub use stale::Stale;
-pub use write::{Capacity, Presence, Present, Sink, Write};
+pub use write::{Capacity, Passed, Presence, Present, Sink, Write};
 
 use backends::Backends;
 use compile::Draft;

@@ -12,7 +12,7 @@ use super::filter::Filter;
 use super::ids::Stamp;
 use super::record::Name;
 use super::sets::{Port, Set, distinct};
-use super::{Applier, Capacity, Globals, Point, Presence, Present, Write, record};
+use super::{Applier, Capacity, Globals, Passed, Point, Presence, Present, Write, record};
 use crate::model::Family;
 
 impl Present {
@@ -71,6 +71,13 @@ impl Applier {
         applier.restore_ports(present, ranges);
         applier.globals = present.globals();
         applier
+    }
+
+    /// Leaves ids out that flows and records may still name although nobody knows what for. Right after
+    /// [`Applier::restore`]; not when that would take more than half of all.
+    pub fn pass_over(&mut self, passed: Passed) {
+        self.names.pass_over(passed.services);
+        self.backends.pass_over(passed.backends);
     }
 
     fn restore_frontends<A: Address>(&mut self, frontends: &[(FrontendKey<A>, Frontend)]) {

@@ -130,6 +130,15 @@ pub struct Present {
     pub settings: Settings,
 }
 
+/// Up to which ids those of tables that cannot be read go; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Of service ports.
+    pub services: u32,
+    /// Of backends, by family.
+    pub backends: [u32; 2],
+}
+
 /// How many entries the tables have room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
