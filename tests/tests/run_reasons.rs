@@ -228,7 +228,7 @@ fn cramped(bpffs: &Path) -> Result<Node> {
         let one = MapShape { kind: bpf::HASH, key: shape.key, value: shape.value, entries: 1, flags: 0 };
         bpf::pin(bpf::map_create(shape.name, one)?.as_fd(), &path)?;
     }
-    let (programs, refused) = Object::on_pinned(bpffs, &Globals::TRIAL)?.load(&HOOKS);
+    let (programs, refused) = Object::on_pinned(&dir, &Globals::TRIAL)?.load(&HOOKS);
     ensure!(refused.is_empty(), "{refused:?}");
     Ok(Node::of(programs, tables))
 }

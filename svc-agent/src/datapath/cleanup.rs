@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::{links, pins, ports};
+use super::{links, pins, ports, upgrade};
 
 /// Detaches all programs, frees all maps and gives back the reserved ports. What was taken away, one line each. Refused
 /// while an agent runs.
@@ -21,7 +21,7 @@ pub fn cleanup(bpffs: &Path) -> anyhow::Result<Vec<String>> {
     done.extend(links::remove_filters()?);
     for entry in fs::read_dir(bpffs).with_context(|| format!("cannot read {}", bpffs.display()))? {
         let path = entry?.path();
-        if path.is_dir() && is_map_dir(&path) {
+        if path.is_dir() && upgrade::is_map_dir(&path) {
             done.extend(empty(&path, "table")?);
         }
     }
@@ -33,12 +33,6 @@ pub fn cleanup(bpffs: &Path) -> anyhow::Result<Vec<String>> {
         }
         _ => Ok(done),
     }
-}
-
-/// Maps of any schema: `v1`, `v2`, ...
-fn is_map_dir(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str());
-    name.and_then(|name| name.strip_prefix('v')).is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// Removes the pins of a folder and the folder.

@@ -139,9 +139,8 @@ pub struct Object {
 }
 
 impl Object {
-    /// On the maps that [`Maps::open_or_create`] has pinned below `bpffs`.
-    pub fn on_pinned(bpffs: &Path, globals: &Globals) -> anyhow::Result<Self> {
-        let dir = maps::map_dir(bpffs);
+    /// On the maps that [`Maps::open_or_create`] has pinned in the folder `dir`.
+    pub fn on_pinned(dir: &Path, globals: &Globals) -> anyhow::Result<Self> {
         let mut loader = EbpfLoader::new();
         for shape in MAPS {
             loader.map_pin_path(shape.name, dir.join(shape.name));

@@ -20,6 +20,7 @@ use svc_common::tables::{self, MAPS, MapKind, MapShape, name};
 use super::bpf;
 use super::probe;
 use super::table::{PerCpuTable, Table};
+use super::upgrade::{self, Stage};
 
 macro_rules! maps {
     ($($(#[$doc:meta])* $field:ident: $table:ty = $name:ident;)+) => {
@@ -149,9 +150,13 @@ impl Maps {
     /// Opens the pinned maps, and makes and pins those that are missing, several at a time: the kernel clears the memory
     /// of each.
     pub fn open_or_create(bpffs: &Path, sizes: Sizes) -> anyhow::Result<Opened> {
-        let dir = map_dir(bpffs);
-        fs::create_dir_all(&dir)
-            .with_context(|| format!("cannot make {}; is a BPF file system mounted there?", dir.display()))?;
+        fs::create_dir_all(bpffs)
+            .with_context(|| format!("cannot make {}; is a BPF file system mounted there?", bpffs.display()))?;
+        let (stage, dir, mut remarks) = match upgrade::stage(bpffs)? {
+            Some((stage, dir, remarks)) => (Some(stage), dir, remarks),
+            None => (None, map_dir(bpffs), Vec::new()),
+        };
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let next = AtomicUsize::new(0);
         let work = || -> anyhow::Result<Vec<_>> {
             let mut done = Vec::new();
@@ -167,7 +172,7 @@ impl Maps {
             workers.into_iter().map(join).collect::<anyhow::Result<Vec<_>>>()
         })?;
         let mut fds = HashMap::new();
-        let (mut remarks, mut fresh) = (Vec::new(), true);
+        let mut fresh = true;
         for (shape, (fd, kept)) in done.into_iter().flatten() {
             fresh &= kept.is_none();
             let asked = entries(shape, sizes);
@@ -181,7 +186,7 @@ impl Maps {
             fds.insert(shape.name, fd);
         }
         remarks.sort();
-        Ok(Opened { maps: Self::assemble(fds)?, remarks, fresh })
+        Ok(Opened { maps: Self::assemble(fds)?, dir, remarks, fresh, stage })
     }
 
     /// Opens the pinned maps of an agent that may be running or dead.
@@ -190,8 +195,7 @@ impl Maps {
         let mut fds = HashMap::new();
         for shape in MAPS {
             let path = dir.join(shape.name);
-            let wanted = kernel_shape(shape, Sizes::default());
-            let (fd, _) = open_checked(&path, wanted)?.with_context(|| {
+            let (fd, _) = open_checked(&path, shape)?.with_context(|| {
                 format!(
                     "there is no datapath in {}: {} is missing; has svc-agent run here?",
                     bpffs.display(),
@@ -220,16 +224,20 @@ impl Maps {
 pub struct Opened {
     /// All of them.
     pub maps: Maps,
-    /// Which maps keep another size than the one asked for, one line each.
+    /// Where they are pinned.
+    pub dir: PathBuf,
+    /// Which maps keep another size than the one asked for, and which are replaced, one line each.
     pub remarks: Vec<String>,
     /// All of them are new, and empty.
     pub fresh: bool,
+    /// Some of them replace those of another version, which serve until this is ended.
+    pub stage: Option<Stage>,
 }
 
 /// Opens a pinned map, or makes and pins it. The second value is the size of one that was there.
 fn provide(dir: &Path, shape: &MapShape, wanted: bpf::MapShape) -> anyhow::Result<(OwnedFd, Option<u32>)> {
     let path = dir.join(shape.name);
-    if let Some((fd, entries)) = open_checked(&path, wanted)? {
+    if let Some((fd, entries)) = open_checked(&path, shape)? {
         return Ok((fd, Some(entries)));
     }
     let fd = create(shape.name, wanted)?;
@@ -245,21 +253,33 @@ fn create(name: &str, shape: bpf::MapShape) -> anyhow::Result<OwnedFd> {
 }
 
 /// Opens a pinned map if it is there and has the shape; its number of entries may differ.
-fn open_checked(path: &Path, wanted: bpf::MapShape) -> anyhow::Result<Option<(OwnedFd, u32)>> {
+fn open_checked(path: &Path, shape: &MapShape) -> anyhow::Result<Option<(OwnedFd, u32)>> {
+    let Some((fd, found)) = open_pinned(path)? else { return Ok(None) };
+    if !fits(shape, found) {
+        bail!(
+            "{} has another shape than this version needs (found {found:?}): it is of another version, which svc-agent run \
+             of this one replaces",
+            path.display()
+        );
+    }
+    Ok(Some((fd, found.entries)))
+}
+
+/// Opens a pinned map of whatever shape, if it is there.
+pub(super) fn open_pinned(path: &Path) -> anyhow::Result<Option<(OwnedFd, bpf::MapShape)>> {
     let fd = match bpf::open_pin(path) {
         Ok(fd) => fd,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
     };
     let (_, found) = bpf::map_info(fd.as_fd()).with_context(|| format!("{} is no map", path.display()))?;
-    if (bpf::MapShape { entries: wanted.entries, ..found }) != wanted {
-        bail!(
-            "{} has another shape than this version needs (found {found:?}, needed {wanted:?}); \
-             stop other agents and run svc-agent cleanup",
-            path.display()
-        );
-    }
-    Ok(Some((fd, found.entries)))
+    Ok(Some((fd, found)))
+}
+
+/// Whether a map that was found is of this shape, whatever its size.
+pub(super) fn fits(shape: &MapShape, found: bpf::MapShape) -> bool {
+    let wanted = kernel_shape(shape, Sizes::default());
+    bpf::MapShape { entries: wanted.entries, ..found } == wanted
 }
 
 /// How a map is made.

@@ -19,6 +19,7 @@
 //! | [`stats`] | what the programs count, and what the maps cost |
 //! | [`relay`] | a program that hands its packet on, to measure with |
 //! | [`sweep`] | forgetting what a change has made worthless |
+//! | [`upgrade`] | going on from the pins of another version |
 //! | [`trace`] | the lines that programs write about packets |
 //! | [`writer`] | carrying writes out, reading the tables back |
 //! | `primary` | the node's own address where no Node object names it |
@@ -47,6 +48,7 @@ pub mod stats;
 pub mod sweep;
 pub mod table;
 pub mod trace;
+pub mod upgrade;
 pub mod writer;
 
 pub use links::Links;

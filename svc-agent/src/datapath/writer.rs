@@ -130,7 +130,7 @@ fn keys<K: Entry, V: Entry>(table: &Table<K, V>) -> std::io::Result<Vec<K>> {
 }
 
 /// The elements of an array that are not free.
-fn used<V: Entry>(table: &Table<u32, V>, is_free: impl Fn(&V) -> bool) -> std::io::Result<Vec<(u32, V)>> {
+pub(super) fn used<V: Entry>(table: &Table<u32, V>, is_free: impl Fn(&V) -> bool) -> std::io::Result<Vec<(u32, V)>> {
     let mut all = Vec::new();
     table.for_each(|index, value| {
         if !is_free(value) {

@@ -26,8 +26,8 @@ pub(super) enum Loaded {
     Rest(Programs),
 }
 
-/// Loads the programs onto the pinned maps, and hands them on as they come.
-pub(super) fn load(flags: &Flags, done: &mpsc::Sender<Loaded>) -> anyhow::Result<()> {
+/// Loads the programs onto the maps pinned in `dir`, and hands them on as they come.
+pub(super) fn load(flags: &Flags, dir: &Path, done: &mpsc::Sender<Loaded>) -> anyhow::Result<()> {
     let globals = Globals {
         hz: probe::ticks_per_second().context("cannot find out the length of a tick")?,
         mark: flags.masquerade_mark(),
@@ -36,7 +36,7 @@ pub(super) fn load(flags: &Flags, done: &mpsc::Sender<Loaded>) -> anyhow::Result
         hold_fragments: true,
         trace: flags.trace,
     };
-    let mut object = Object::on_pinned(&flags.bpffs, &globals)?;
+    let mut object = Object::on_pinned(dir, &globals)?;
     let (programs, refused) = object.load(&[Hook::TcIngress, Hook::TcEgress]);
     if let Some((_, error)) = refused.into_iter().next() {
         return Err(error);

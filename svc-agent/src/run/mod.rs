@@ -3,8 +3,8 @@
 //! At the start the pinned maps are opened: what an earlier agent has written goes on serving, by its programs. When
 //! Services and EndpointSlices have been listed in full the difference is written. Meanwhile the verifier looks at the
 //! programs of this agent, which takes up to a second; those of TC, which are enough by themselves, come first, and are put
-//! on, device by device, in place of their predecessors. With the others the agent is ready. At the end everything stays
-//! as it is.
+//! on, device by device, in place of their predecessors; on maps that replace those of another version only when these
+//! hold a full state. With the others the agent is ready. At the end everything stays as it is.
 
 mod attach;
 mod collector;
@@ -21,11 +21,12 @@ use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::apply::{self, Applier, Present, Sink as _};
+use crate::apply::{self, Applier, Passed, Sink as _};
 use crate::cli::flags::{FastPath, Flags, SourceFlag};
 use crate::datapath::devices::{Selection, Watch};
 use crate::datapath::gc::Collection;
 use crate::datapath::maps::Opened;
+use crate::datapath::upgrade::Stage;
 use crate::datapath::{Maps, Writer, heap, maps, pins, ports};
 use crate::engine::Engine;
 use crate::model::{Event, Kind};
@@ -67,6 +68,10 @@ struct Agent {
     engine: Engine,
     maps: Arc<Maps>,
     attachments: Attachments,
+    /// The maps replace those of another version, by whose programs this node is served until the first full state.
+    stage: Option<Stage>,
+    /// Programs that wait for that.
+    waiting: Vec<Loaded>,
     /// Once the programs are loaded.
     collector: Option<Collector>,
     sweeper: Sweeper,
@@ -104,13 +109,13 @@ impl Agent {
             let (bpffs, sizes) = (flags.bpffs.clone(), flags.sizes());
             move || Maps::open_or_create(&bpffs, sizes)
         });
-        let Opened { maps, remarks, fresh } = opened.await.context("making the tables broke off")??;
+        let Opened { maps, dir, remarks, fresh, stage } = opened.await.context("making the tables broke off")??;
         remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
         let maps = Arc::new(maps);
         let (done, mut programs) = mpsc::channel(2);
         let mut loading = tokio::task::spawn_blocking({
             let flags = flags.clone();
-            move || attach::load(&flags, &done)
+            move || attach::load(&flags, &dir, &done)
         })
         .fuse();
         let observer = Observer::start(flags, Arc::clone(&maps), contact)?;
@@ -119,8 +124,13 @@ impl Agent {
         let selection =
             Selection::new(&flags.devices, options.detector.clone(), flags.external_fast_path != FastPath::Off);
         let mut watch = Watch::start(selection).await?;
-        let present = if fresh { Present::default() } else { maps.present()? };
-        let applier = Applier::restore(maps.capacity(), &present);
+        let (present, passed) = match &stage {
+            Some(stage) => stage.carry(&maps)?,
+            None if fresh => Default::default(),
+            None => (maps.present()?, Passed::default()),
+        };
+        let mut applier = Applier::restore(maps.capacity(), &present);
+        applier.pass_over(passed);
         let snat_ports = (flags.snat_port_range.first, flags.snat_port_range.last);
         let mut agent = Self {
             engine: Engine::new(&flags.node_name(), options, snat_ports, applier),
@@ -133,6 +143,8 @@ impl Agent {
             blocked: None,
             in_force: false,
             attachments: Attachments::new(flags)?,
+            stage,
+            waiting: Vec::new(),
             collector: None,
         };
         agent.network_changed(&mut watch);
@@ -154,7 +166,7 @@ impl Agent {
                     changed.context("the watch on devices and addresses has ended")?;
                     agent.network_changed(&mut watch);
                 }
-                Some(loaded) = programs.recv() => agent.attach(loaded, flags, &mut watch)?,
+                Some(loaded) = programs.recv() => agent.loaded(loaded),
                 loaded = &mut loading => loaded.context("loading the programs broke off")??,
                 () = disturbed.notified() => agent.put_back(&watch),
                 _ = patrol.tick() => agent.put_back(&watch),
@@ -165,6 +177,7 @@ impl Agent {
                 _ = interrupted.recv() => break,
             }
             agent.commit();
+            agent.put_on(flags, &mut watch)?;
         }
         tracing::info!("ending; the datapath stays in place");
         agent.sweeper.finish().await;
@@ -190,6 +203,34 @@ impl Agent {
             self.observer.event(&event, &self.engine);
             self.engine.fold(event);
         }
+    }
+
+    fn loaded(&mut self, loaded: Loaded) {
+        if matches!(loaded, Loaded::Rest(_)) && self.must_wait() {
+            tracing::info!("programs are loaded and wait for the first full state; those of the other version serve");
+        }
+        self.waiting.push(loaded);
+    }
+
+    /// Whether the predecessors' tables are still better than ours.
+    fn must_wait(&self) -> bool {
+        self.stage.is_some() && !self.in_force
+    }
+
+    /// Puts programs in place that are loaded, as soon as their maps hold what those of their predecessors do.
+    fn put_on(&mut self, flags: &Flags, watch: &mut Watch) -> anyhow::Result<()> {
+        // Programs that are here have opened their maps, whose folder may be renamed from then on.
+        if self.waiting.is_empty() || self.must_wait() {
+            return Ok(());
+        }
+        if let Some(stage) = self.stage.take() {
+            stage.take_over()?;
+            tracing::info!("the tables of this version replace those of another");
+        }
+        for loaded in std::mem::take(&mut self.waiting) {
+            self.attach(loaded, flags, watch)?;
+        }
+        Ok(())
     }
 
     /// Puts programs in place.

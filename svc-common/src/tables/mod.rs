@@ -2,7 +2,8 @@
 //!
 //! All types are `repr(C)` without padding bytes, which is asserted at compile time: the kernel compares keys byte by
 //! byte. Integers are in host byte order; addresses and ports are in network byte order inside their own types.
-//! Changing the size or the meaning of anything here means raising [`SCHEMA`], which names the pin directory.
+//! A newer agent sees by itself that a map has another size. Changing the meaning of anything here without changing its
+//! size means raising [`SCHEMA`], which names the pin directory.
 
 use zerocopy::FromBytes;
 
