@@ -1,7 +1,8 @@
 //! The programs of a Kubernetes control plane, built from their Go modules and kept outside the tree.
 //!
-//! `tests/cluster/` has a module for each release, and one for etcd, whose dependencies clash with those of Kubernetes.
-//! A program is built again when the go.mod that it was built from has changed.
+//! `tests/cluster/` has a module for each release, one for etcd, whose dependencies clash with those of Kubernetes, and one
+//! for helm and kustomize, which render `deploy/`. A program is built again when the go.mod that it was built from has
+//! changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,12 @@ pub(crate) fn build(release: Release, programs: &[&str]) -> Result<Built> {
         etcd: module("etcd", "go.etcd.io/etcd/server/v3", &[("server", "go.etcd.io/etcd/server/v3".to_owned())])?,
         kubernetes: module(release.module(), "k8s.io/kubernetes", &kubernetes)?,
     })
+}
+
+/// Builds helm and kustomize, unless they are there: the folder with both.
+pub(crate) fn deploy() -> Result<PathBuf> {
+    let programs = [("helm", "helm.sh/helm/v4/cmd/helm"), ("kustomize", "sigs.k8s.io/kustomize/kustomize/v5")];
+    module("deploy", "helm.sh/helm/v4", &programs.map(|(name, package)| (name, package.to_owned())))
 }
 
 /// How a program is built.

@@ -37,6 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.cluster {
         cluster::build(Release::Newest, &[cluster::FOR_TESTS, cluster::FOR_BENCH].concat())?;
         cluster::build(Release::Oldest, cluster::FOR_TESTS)?;
+        cluster::deploy()?;
     }
     println!("everything is there: cargo xtask demo | test | bench");
     Ok(())

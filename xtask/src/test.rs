@@ -133,6 +133,7 @@ impl Tier {
         let mut tests = cargo(&["test"]);
         if self == Self::Cluster {
             tests.envs(cluster::build(args.kubernetes, cluster::FOR_TESTS)?.environment());
+            tests.env("SVC_CLUSTER_DEPLOY", cluster::deploy()?);
         }
         tests.args(MEMBERS).arg("--no-fail-fast");
         if self == Self::Host {

@@ -64,6 +64,13 @@ impl Api {
         self.object("PATCH", path, Some(merge))
     }
 
+    /// What would become of an object if it were applied by the server: checked strictly, defaulted, not stored.
+    pub fn would_apply(&self, path: &str, object: &Value) -> Result<Value> {
+        let path = format!("{path}?fieldManager=tests&force=true&fieldValidation=Strict&dryRun=All");
+        let answer = self.send("PATCH", "application/apply-patch+yaml", &path, Some(object))?;
+        serde_json::from_slice(&answer).with_context(|| format!("{path}: no JSON"))
+    }
+
     /// Takes an object away.
     pub fn delete(&self, path: &str) -> Result<Value> {
         self.object("DELETE", path, None)
@@ -80,8 +87,12 @@ impl Api {
     }
 
     fn body(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>> {
-        let text = body.map(ToString::to_string).unwrap_or_default();
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        self.send(method, kind, path, body)
+    }
+
+    fn send(&self, method: &str, kind: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>> {
+        let text = body.map(ToString::to_string).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer {}\r\nAccept: application/json\r\n\
              Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n{text}",

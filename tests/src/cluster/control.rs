@@ -155,6 +155,8 @@ impl Control {
             format!("--service-account-key-file={dir}/accounts.key"),
             format!("--service-account-signing-key-file={dir}/accounts.key"),
             "--disable-admission-plugins=ServiceAccount".into(),
+            // As in every cluster that has kube-proxy as a pod.
+            "--allow-privileged=true".into(),
             "--enable-priority-and-fairness=false".into(),
             "--profiling=false".into(),
         ];
