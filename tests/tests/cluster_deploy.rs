@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use svc_tests::cluster::api::Api;
 use svc_tests::cluster::{self, SOON};
+use svc_tests::lab::run::Run;
 use svc_tests::lab::{Config, tool, wait};
 
 /// Where `cargo xtask` has put helm and kustomize.
@@ -81,6 +82,39 @@ fn essence(objects: &mut BTreeMap<String, Value>) -> Result<()> {
     Ok(())
 }
 
+/// What helm makes of the chart with these values. It writes nothing into the user's own folders.
+fn helm(tools: &Path, folder: &Path, values: &[&str]) -> Result<String> {
+    let mut helm = Command::new(tools.join("helm"));
+    for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        helm.env(variable, folder);
+    }
+    helm.args(["template", "svc"]).arg(root("deploy/helm/svc")).args(["--namespace", "kube-system"]);
+    for value in [&[IMAGE], values].concat() {
+        helm.args(["--set", value]);
+    }
+    tool::output(&mut helm)
+}
+
+#[test]
+fn the_chart_brings_the_alert_rules_when_asked() -> Result<()> {
+    let Some(tools) = std::env::var_os(TOOLS).map(PathBuf::from) else {
+        eprintln!("skipped: needs helm: run it by `cargo xtask test cluster`");
+        return Ok(());
+    };
+    let run = Run::begin(false)?;
+    let folder = run.dir().join("helm");
+    let rule = |values: &[&str]| -> Result<Option<Value>> {
+        let text = helm(&tools, &folder, &[&["apiServer=https://192.0.2.1:6443"], values].concat())?;
+        let document = text.split("\n---\n").find(|document| document.contains("kind: PrometheusRule"));
+        Ok(document.map(serde_saphyr::from_str).transpose()?)
+    };
+    ensure!(rule(&[])?.is_none(), "not asked for");
+    let rules: Value = serde_saphyr::from_str(&fs::read_to_string(root("deploy/monitoring/alerts.yaml"))?)?;
+    let brought = rule(&["prometheusRule=true"])?.context("a PrometheusRule")?;
+    ensure!(brought["spec"] == rules, "{brought}");
+    Ok(())
+}
+
 #[test]
 fn both_tools_render_the_same_and_it_is_accepted() -> Result<()> {
     let Some(tools) = std::env::var_os(TOOLS).map(PathBuf::from) else {
@@ -108,16 +142,7 @@ fn both_tools_render_the_same_and_it_is_accepted() -> Result<()> {
             tool::output(Command::new("cp").arg("-r").arg(root("deploy/kustomize")).arg(&folder))?;
             fs::write(folder.join("kustomization.yaml"), kustomization)?;
             let kustomize = tool::output(Command::new(tools.join("kustomize")).arg("build").arg(&folder))?;
-            let mut helm = Command::new(tools.join("helm"));
-            // It writes nothing into the user's own folders.
-            for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
-                helm.env(variable, &folder);
-            }
-            helm.args(["template", "svc"]).arg(root("deploy/helm/svc")).args(["--namespace", "kube-system"]);
-            for value in [&[IMAGE], values].concat() {
-                helm.args(["--set", value]);
-            }
-            let helm = tool::output(&mut helm)?;
+            let helm = helm(&tools, &folder, values)?;
             let mut both = BTreeMap::new();
             for (tool, text) in [("kustomize", &kustomize), ("helm", &helm)] {
                 let mut objects = accepted(api, text).with_context(|| format!("{way} by {tool}:\n{text}"))?;
