@@ -17,9 +17,11 @@ const INIT: &str = include_str!("init.sh");
 /// A shell and the small tools around it, linked statically.
 pub(crate) const BUSYBOX: (&str, &str) = ("busybox", "busybox-static");
 
-/// What the lab runs.
-const TOOLS: [&str; 13] =
-    ["ip", "tc", "bridge", "nft", "ethtool", "ss", "nstat", "sysctl", "nsenter", "setpriv", "curl", "kill", "mount"];
+/// What the lab runs. A shell too: that of busybox runs busybox's tools whatever stands in the path.
+const TOOLS: [&str; 14] = [
+    "sh", "ip", "tc", "bridge", "nft", "ethtool", "ss", "nstat", "sysctl", "nsenter", "setpriv", "curl", "kill",
+    "mount",
+];
 
 /// Modules that the lab and the agent's programs need where they are not built in; with what these need.
 const MODULES: [&str; 15] = [
