@@ -25,29 +25,24 @@ pub(crate) const NEXT: i32 = -1;
 /// The packet ends here.
 pub(crate) const SHOT: i32 = 2;
 
-/// The packet in the scratch is the first of a connection: its hook calls [`open`]. Never returned to the kernel.
-pub(crate) const OPEN: i32 = -2;
+// What one function of a hook says to `go`, which calls the next. Never returned to the kernel; the packet is in the scratch.
 
-/// The packet in the scratch has no ports: it may be an ICMP error, and else it is treated like a first one.
-const PORTLESS: i32 = -3;
-
-/// The packet in the scratch belongs to a connection whose packets are turned around.
-const TURN: i32 = -4;
-
-/// The packet in the scratch is to be turned around, and both its translations are there.
-const AROUND: i32 = -6;
-
-/// The ICMP error in the scratch has been translated at both ends and goes on at once.
-pub(crate) const ONWARD: i32 = -5;
-
-/// The packet in the scratch is refused: its sender is told. Never returned to the kernel.
-const ANSWER: i32 = -7;
-
-/// The packet in the scratch is a fragment, whose ports have to be found.
-pub(crate) const PIECE: i32 = -8;
-
-/// The fragment in the scratch has its ports: [`KNOWN`] can be looked at.
-pub(crate) const AGAIN: i32 = -9;
+/// It is a fragment, whose ports have to be found.
+const PIECE: i32 = -2;
+/// It is a fragment that has its ports now: the function that has read it can go on, see [`KNOWN`].
+pub(crate) const AGAIN: i32 = -3;
+/// It has no ports: it may be an ICMP error, and else it is treated like a first one.
+const PORTLESS: i32 = -4;
+/// It is the first of a connection.
+pub(crate) const OPEN: i32 = -5;
+/// It belongs to a connection whose packets are turned around.
+const TURN: i32 = -6;
+/// It is to be turned around, and both its translations are there.
+const AROUND: i32 = -7;
+/// It is an ICMP error, has been translated at both ends and goes on at once.
+pub(crate) const ONWARD: i32 = -8;
+/// It is refused: its sender is told.
+const ANSWER: i32 = -9;
 
 /// Beside the offset of the network header: the packet is a fragment, and its ports are in the scratch.
 pub(crate) const KNOWN: u32 = 1 << 8;

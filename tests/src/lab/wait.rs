@@ -14,15 +14,15 @@ pub fn patience(usual: Duration) -> Duration {
     usual * times
 }
 
-/// Asks until the answer is `Ok`, and returns how long that took. An answer that comes past the deadline is a failure,
-/// also the first `Ok`.
+/// Asks until the answer is `Ok`, and returns how long that took. The question has to be put within the deadline, also the
+/// first: how long its answer takes (a packet that is sent again, a silence that is waited for) is another matter.
 pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> Result<()>) -> Result<Duration> {
     let (began, deadline) = (Instant::now(), patience(deadline));
     loop {
+        let asked = began.elapsed();
         match holds() {
-            Ok(()) if began.elapsed() > deadline => {
-                let (took, most) = (began.elapsed().as_secs_f32(), deadline.as_secs_f32());
-                bail!("{what}: only after {took:.1} s, not within {most:.1} s");
+            Ok(()) if asked > deadline => {
+                bail!("{what}: only after {:.1} s, not within {:.1} s", asked.as_secs_f32(), deadline.as_secs_f32());
             }
             Ok(()) => return Ok(began.elapsed()),
             Err(error) if began.elapsed() > deadline => {
