@@ -2,6 +2,7 @@
 //! Needs CAP_BPF.
 
 use svc_agent::datapath::table::Table;
+use svc_agent::datapath::{Globals, Hook};
 use svc_common::datapath::env::Family;
 use svc_common::tables::{Entry, Flow, FlowKey, Frontend, flow};
 use svc_common::verdict::Reason;
@@ -116,6 +117,18 @@ fn a_source_that_cannot_be_translated_does_not_reach_the_backend() {
         ended(&more, NEXT, Reason::Translated);
         assert!(more.is_marked());
         ended(&node.egress(&more), SHOT, Reason::EntryLost);
+    }
+}
+
+#[test]
+fn what_has_been_masqueraded_on_the_way_is_not_taken_for_lost() {
+    for cast in CASTS {
+        let mut node = Node::new();
+        let own = if cast.is_v4() { "192.0.2.1:40000" } else { "[2001:db8::1]:40000" };
+        for (from, verdict, reason) in [(own, NEXT, Reason::NotService), (cast.pod, SHOT, Reason::EntryLost)] {
+            let frame = Frame::new(from, cast.remote, SYN).bytes();
+            ended(&node.run(Hook::TcEgress, &frame, Globals::TRIAL.mark, 2), verdict, reason);
+        }
     }
 }
 

@@ -126,8 +126,10 @@ pub fn egress<A: Family, E: Env<A>>(
         }
     } else if !from_host {
         // The client's boundary has translated a packet with the mark: it must not go to the backend under its client's
-        // address, and the next one that renews the connection there puts the entry back.
-        return Err(if marked { Reason::EntryLost } else { stranger(packet) });
+        // address, and the next one that renews the connection there puts the entry back. But where the CNI plugin has
+        // masqueraded it on the way, it has the node's address already.
+        let lost = marked && !env.is_node_address(packet.tuple.source.addr);
+        return Err(if lost { Reason::EntryLost } else { stranger(packet) });
     } else if !classify::concerns_services(env, packet.tuple.destination.addr) {
         return Err(stranger(packet));
     }
